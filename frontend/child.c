@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "child.h"
+
+#include "../runtime/internal.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+// Loads from the cache or answers SSD_JIT_OFF: with no compiler in the process nothing is compiled.
+static ssd_status load(ssd_context *ctx, const ssd_compile_options *o, ssd_kernel **out) {
+    SsdCompileHook *hook = ssd_compile_hook;
+    ssd_compile_hook = NULL;
+    ssd_status s = ssd_compile(ctx, o, out);
+    ssd_compile_hook = hook;
+    return s;
+}
+
+// What the child does: compile, which fills the cache; say how it went through the pipe.
+SSD_NORETURN static void child(ssd_context *ctx, const ssd_compile_options *o, int fd) {
+    ssd_kernel *k = NULL;
+    ssd_status s = ssd_compile(ctx, o, &k);
+    const char *msg = ssd_last_error();
+    size_t left = s == SSD_OK ? 0 : strlen(msg);
+    while (left > 0) {
+        ssize_t n = write(fd, msg, left);
+        if (n < 0 && errno == EINTR) continue;
+        if (n <= 0) break;
+        msg += n;
+        left -= (size_t)n;
+    }
+    _exit(s);
+}
+
+ssd_status ssd_child_compile(ssd_context *ctx, const ssd_compile_options *o,
+                             ssd_kernel **out_kernel) {
+    ssd_status s = load(ctx, o, out_kernel);
+    const char *jit = getenv("SSD_JIT");
+    if (s != SSD_JIT_OFF || !ssd_compile_hook || (jit && strcmp(jit, "off") == 0)) return s;
+
+    int fd[2];
+    if (pipe(fd) != 0) return ssd_compile(ctx, o, out_kernel);
+    pid_t pid = fork();
+    if (pid == 0) {
+        close(fd[0]);
+        child(ctx, o, fd[1]);
+    }
+    close(fd[1]);
+    if (pid < 0) {
+        close(fd[0]);
+        return ssd_compile(ctx, o, out_kernel);
+    }
+    Text msg = {0};
+    char buf[512];
+    for (ssize_t n; (n = read(fd[0], buf, sizeof buf)) > 0 || (n < 0 && errno == EINTR);)
+        if (n > 0) ssd_text_put(&msg, buf, (size_t)n);
+    close(fd[0]);
+    int status = 0;
+    while (waitpid(pid, &status, 0) < 0 && errno == EINTR) {}
+
+    if (WIFSIGNALED(status)) {
+        s = ssd_fail(SSD_INTERNAL,
+                     "the compiler stopped on signal %d (%s); this is a fault of ssdc",
+                     WTERMSIG(status), strsignal(WTERMSIG(status)));
+    } else if (WEXITSTATUS(status) != SSD_OK) {
+        s = ssd_fail((ssd_status)WEXITSTATUS(status), "%s", msg.n ? msg.s : "compiling failed");
+    } else {
+        s = load(ctx, o, out_kernel);
+        if (s == SSD_JIT_OFF) s = ssd_compile(ctx, o, out_kernel); // no cache to hand it over
+    }
+    ssd_text_free(&msg);
+    return s;
+}

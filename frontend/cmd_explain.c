@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0
+// ssdc explain SPEC: every candidate schedule, lowered as far as it goes: chosen, possible or
+// refused.
+#include "cli.h"
+
+#include <stdio.h>
+
+static const char *const candidates[] = {
+    "",
+    "form=recurrent",
+    "form=quadratic",
+    "form=chunked q=16",
+    "form=chunked q=32",
+    "form=chunked q=64",
+    "form=chunked q=128",
+    "form=chunked q=256",
+};
+
+typedef struct Facts {
+    i64 scratch, workspaces;
+    u32 kernels;
+    Text schedule, grid;
+} Facts;
+
+static i64 scratch_of(const TBlock *b) {
+    i64 sum = 0;
+    for (const TOp *op = b->first; op; op = op->next)
+        sum += (op->op == TOP_BUF ? op->bytes : 0) + scratch_of(&op->body);
+    return sum;
+}
+
+static void gather(const Unit *u, Facts *f) {
+    const Prog *p = u->prog;
+    ssd_schedule_print(&u->schedule, &f->schedule);
+    f->kernels = p->kernels.n;
+    for (u32 i = 0; i < p->kernels.n; i++) {
+        const TKernel *k = &p->kernels.v[i];
+        f->scratch = MAX(f->scratch, scratch_of(&k->body));
+        ssd_text_printf(&f->grid, "%s%s(", i ? " " : "", k->name);
+        for (int g = 0; g < k->ngrid; g++) {
+            ssd_text_printf(&f->grid, "%s%s=", g ? " " : "", p->vals.v[k->grid[g].var].name);
+            ssd_ex_print(p, k->grid[g].size, &f->grid);
+        }
+        ssd_text_printf(&f->grid, ")");
+    }
+    for (u32 i = 1; i < p->tensors.n; i++) f->workspaces += p->tensors.v[i].role == T_WS;
+}
+
+static void print_row(const Cli *c, const char *asked, const char *verdict, const Facts *f,
+                      const char *why) {
+    if (c->json) {
+        json_t *o =
+            json_pack("{s:s, s:s}", "schedule", f ? f->schedule.s : asked, "verdict", verdict);
+        if (f) {
+            json_object_set_new(o, "kernels", json_string(f->grid.s));
+            json_object_set_new(o, "scratch", json_integer(f->scratch));
+            json_object_set_new(o, "workspaces", json_integer(f->workspaces));
+        } else {
+            json_object_set_new(o, "reason", json_string(why));
+        }
+        ssd_cli_json(o);
+        return;
+    }
+    const char *colour = !f ? ssd_cli_dim(c) : verdict[0] == 'c' ? ssd_cli_good(c) : "";
+    printf("%s%-9s %-34s", colour, verdict, f ? f->schedule.s : asked);
+    if (f)
+        printf(" %6.1f kB scratch, %lld workspace tensors, %s", (double)f->scratch / 1024,
+               (long long)f->workspaces, f->grid.s);
+    else
+        printf(" %s", why);
+    printf("%s\n", *colour ? ssd_cli_plain(c) : "");
+}
+
+// Lowers one candidate. *chosen is the text of the compiler's own choice, set by the first call.
+static int explain(Cli *c, ssd_compile_options o, const char *candidate, Text *chosen) {
+    Arena a = {0};
+    Compiled out = {0};
+    o.schedule = candidate;
+    ssd_status s = ssd_compile_spec(&a, &o, ssd_passes[ssd_pass_count - 1].name, NULL, NULL, &out);
+    int code = CLI_OK;
+    if (s == SSD_OK) {
+        Facts f = {0};
+        gather(&out.unit, &f);
+        if (!chosen->n) {
+            ssd_text_printf(chosen, "%s", f.schedule.s);
+            print_row(c, candidate, "chosen", &f, NULL);
+        } else if (strcmp(chosen->s, f.schedule.s) != 0) {
+            print_row(c, candidate, "possible", &f, NULL);
+        }
+        ssd_text_free(&f.schedule);
+        ssd_text_free(&f.grid);
+    } else if (s == SSD_UNSUPPORTED && *candidate) {
+        print_row(c, candidate, "refused", NULL, ssd_last_error());
+    } else {
+        code = ssd_cli_fail(s, ssd_last_error());
+    }
+    ssd_arena_free(&a);
+    return code;
+}
+
+int ssd_cmd_explain(Cli *c) {
+    size_t len = 0;
+    const char *path = c->args[0];
+    char *text = ssd_cli_read(c, path, &len);
+    if (!text) return CLI_USAGE;
+    Spec *spec = ssd_cli_spec(c, text, len, path);
+    if (!spec) return CLI_NO;
+    const char *mode = ssd_cli_mode(c, spec, path);
+    if (!mode) return CLI_USAGE;
+    ssd_compile_options o = ssd_cli_options(c, text, path, mode);
+    Text chosen = {0};
+    int code;
+    if (c->schedule) {
+        code = explain(c, o, c->schedule, &chosen);
+    } else {
+        code = CLI_OK;
+        for (size_t i = 0; i < COUNTOF(candidates) && code == CLI_OK; i++)
+            code = explain(c, o, candidates[i], &chosen);
+    }
+    ssd_text_free(&chosen);
+    return code;
+}

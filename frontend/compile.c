@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+// spec -> artifact: the whole compiler as one function. Linking this file gives the runtime a compiler:
+// a cache miss of ssd_compile comes here.
+#include "compile.h"
+
+#include <stdlib.h>
+
+static ssd_status fail_diag(Diag *d) {
+    Text t = {0};
+    ssd_diag_print(d, &t);
+    while (t.n && t.s[t.n - 1] == '\n') t.s[--t.n] = 0;
+    ssd_status st = ssd_fail(SSD_INVALID_SPEC, "%s", t.s ? t.s : "invalid spec");
+    ssd_text_free(&t);
+    return st;
+}
+
+static ssd_status fail_text(ssd_status code, const char *what, Text *why) {
+    ssd_status st = ssd_fail(code, "%s%s", what, why->s ? why->s : "");
+    ssd_text_free(why);
+    return st;
+}
+
+static ssd_status front(Arena *a, const ssd_compile_options *o, Compiled *out) {
+    const char *file = o->spec_name ? o->spec_name : "<spec>";
+    const char *mode = o->mode ? o->mode : "forward";
+    size_t n = strlen(o->spec);
+    Diag d = {.arena = a, .file = file, .source = o->spec, .source_len = n};
+    out->spec = ssd_spec_parse(a, o->spec, n, file, o->dims, &d);
+    if (!out->spec) return fail_diag(&d);
+    if (strcmp(mode, "forward") && strcmp(mode, "step"))
+        return ssd_fail(strcmp(mode, "backward") ? SSD_INVALID_ARGUMENT : SSD_UNSUPPORTED,
+                        "mode: found '%s', expected forward or step", mode);
+    if (!ssd_spec_has_mode(out->spec, mode))
+        return ssd_fail(SSD_UNSUPPORTED, "%s: mode '%s' is not in the spec's modes", file, mode);
+    out->unit.graph = ssd_spec_build(a, out->spec, mode, o->absent, &d);
+    return out->unit.graph ? SSD_OK : fail_diag(&d);
+}
+
+ssd_status ssd_compile_spec(Arena *a, const ssd_compile_options *o, const char *to, PassHook *hook,
+                            void *hook_ctx, Compiled *out) {
+    memset(out, 0, sizeof *out);
+    Text why = {0};
+    const char *name = o->target ? o->target : "cpu";
+    const Target *t = ssd_target_find(name);
+    if (!t) return ssd_fail(SSD_NOT_FOUND, "target: unknown '%s' (see `ssdc targets`)", name);
+    ssd_status st = front(a, o, out);
+    if (st) return st;
+    Machine *m = NEW(a, Machine);
+    if (!t->machine(m, &why)) return fail_text(SSD_UNSUPPORTED, "", &why);
+    Unit *u = &out->unit;
+    u->arena = a;
+    u->machine = m;
+    u->schedule = ssd_schedule_auto;
+#ifdef SSD_VERIFY_IR
+    u->verify = true;
+#endif
+    if (o->schedule && !ssd_schedule_parse(o->schedule, &u->schedule, &why))
+        return fail_text(SSD_INVALID_ARGUMENT, "schedule: ", &why);
+    if (!ssd_pass_run(u, NULL, to, hook, hook_ctx)) {
+        st = ssd_fail(SSD_UNSUPPORTED, "schedule refused: %s", u->refusal.s ? u->refusal.s : "");
+        ssd_text_free(&u->refusal);
+        return st;
+    }
+    if (to) return SSD_OK;
+    Artifact *art = &out->artifact;
+    i64 *scratch = NEWN(a, i64, u->prog->kernels.n);
+    const void *code;
+    size_t size;
+    if (!t->emit(a, u->prog, m, &code, &size, scratch, &why))
+        return fail_text(SSD_INTERNAL, "code generation: ", &why);
+    ssd_artifact_from_prog(a, u->prog, o->mode ? o->mode : "forward", m->target, scratch, art);
+    art->code = code;
+    art->code_size = size;
+    return SSD_OK;
+}
+
+static ssd_status hook(Arena *a, const ssd_compile_options *o, Artifact *out) {
+    Compiled c;
+    ssd_status st = ssd_compile_spec(a, o, NULL, NULL, NULL, &c);
+    *out = c.artifact;
+    return st;
+}
+
+__attribute__((constructor)) static void install(void) { ssd_compile_hook = hook; }

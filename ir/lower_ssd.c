@@ -1,0 +1,487 @@
+// SPDX-License-Identifier: Apache-2.0
+// Graph -> T0: the forms of one ssd operator (MATH: section 1).
+//
+//   recurrent  for t carry s: s = s*exp(l) + v k; y = sum over n of s q. The state is cut into rows of
+//              `block` values; every row is a unit of the grid (for a step: a loop).
+//   chunked    for c carry s: y = (q k^T masked by L) v + exp(cs) q s; s = exp(cs_Q) s + (exp(cs_Q - cs) v) k
+//   quadratic  every chunk of queries against all chunks of keys before it; `gap` sums the decay of the
+//              chunks between, so exponents stay exact without a long cumsum. A final state is a kernel
+//              of its own.
+// Time runs over positions i = c*Q + j; the token is tau = i, or len-1-i where time is reversed (flip,
+// rev), and everything else is the same. With R and W the cumulative decays on the reading and the
+// writing side, L_ij = exp(R_i - W_j): both inclusive forward; both exclusive for `rev` (the decay acts
+// after the read); only R exclusive for read=before.
+// A vector decay (l with key features) or value-side decay (l with value features) does not factor out
+// of the scores: inside a chunk exp(R_i - W_j), always of an exponent <= 0 for decays <= 1, is formed
+// element by element under a reduce; between chunks it factors as before.
+#include "lower.h"
+
+typedef struct Op {  // one ssd being lowered
+    Lower *l;
+    Ref r;
+    const Node *n;
+    SsdAxes ax;
+    bool strict, reversed, read_excl, write_excl, decay;
+    bool decay_key, decay_value;  // the decay has key / value features
+    u8 i, j;                      // tile axes of queries and keys
+    Ref final;                    // its final node, 0: not wanted
+} Op;
+
+static Ex fn(Op *o, FnCode f, Ex a, Ex b) { return ssd_lower_fn(o->l, f, a, b); }
+static Ex fn1(Op *o, FnCode f, Ex a) { return ssd_ex_fn(o->l->p, f, a, 0, 0); }
+static Ex val(Op *o, Val v) { return ssd_ex_val(o->l->p, v); }
+static Ex num(Op *o, i64 v) { return ssd_ex_int(o->l->p, v); }
+static Ex zero(Op *o) { return ssd_ex_num(o->l->p, 0); }
+static Ex where(Op *o, Ex c, Ex a, Ex b) { return ssd_ex_fn(o->l->p, FN_WHERE, c, a, b); }
+
+static Op op_of(Lower *l, Ref r) {
+    const Node *n = &l->g->nodes.v[r];
+    Op o = {.l = l, .r = r, .n = n, .ax = ssd_graph_ssd_axes(l->g, r)};
+    o.strict = n->flags & (SSD_DIAG_OUT | SSD_READ_BEFORE);
+    o.reversed = n->time != TIME_FWD;
+    o.read_excl = n->time == TIME_REV || (n->flags & SSD_READ_BEFORE);
+    o.write_excl = n->time == TIME_REV;
+    o.decay = n->arg[3] != 0;
+    for (int d = 0; o.decay && d < o.ax.nkey; d++)
+        o.decay_key |= ssd_graph_has_axis(l->g, n->arg[3], o.ax.key[d]);
+    for (int d = 0; o.decay && d < o.ax.nvalue; d++)
+        o.decay_value |= ssd_graph_has_axis(l->g, n->arg[3], o.ax.value[d]);
+    for (Ref f = r; f < l->g->nodes.n; f++)
+        if (l->g->nodes.v[f].op == OP_FINAL && l->g->nodes.v[f].arg[0] == r) o.final = f;
+    return o;
+}
+
+// --- Places ------------------------------------------------------------------------------------------
+
+static u8 row_axis(Lower *l, const char *want, i64 size) {
+    const char *name = want;
+    for (u32 x = 1; x < l->g->axes.n; x++)
+        if (!strcmp(l->g->axes.v[x].name, name)) name = ssd_arena_printf(l->a, "%s_row", want);
+    return ssd_prog_axis(l->p, name, size);
+}
+
+static void rows(Op *o) {
+    o->i = row_axis(o->l, "i", o->l->q);
+    o->j = row_axis(o->l, "j", o->l->q);
+}
+
+// The place of the tokens at positions pos (an expression over the tile axis row, or none).
+static Ctx *tokens(Op *o, Ctx *up, TBlock *block, Ex pos, u8 row) {
+    Lower *l = o->l;
+    Ctx *c = ssd_ctx_new(l, up, block);
+    Ex tau = pos, len = ssd_lower_len(l);
+    if (o->reversed && !l->g->step) {
+        tau = fn(o, FN_SUB, fn(o, FN_SUB, len, num(o, 1)), pos);
+        if (row) c->valid = fn(o, FN_GE, tau, num(o, 0));
+    }
+    ssd_ctx_bind_time(l, c, tau, row);
+    return c;
+}
+
+static Ex chunk_pos(Op *o, Val c) {
+    Ex first = fn(o, FN_MUL, val(o, c), num(o, o->l->q));
+    return fn(o, FN_ADD, first, ssd_ex_axis(o->l->p, o->j));
+}
+
+static Ctx *kernel(Op *o, const char *name, TKernel **out) {
+    Ctx *c;
+    AxisId batch = o->l->batch;
+    *out = ssd_lower_kernel(o->l, name, batch, &o->ax.head, o->ax.head != 0, &c);
+    return c;
+}
+
+static Ex chunks(Op *o) { return fn(o, FN_CDIV, ssd_lower_len(o->l), num(o, o->l->q)); }
+
+// --- Pieces ------------------------------------------------------------------------------------------
+
+static int state_axes(Op *o, u8 out[8]) {
+    int n = 0;
+    for (int d = 0; d < o->ax.nvalue; d++) out[n++] = ssd_cone_tile_axis(o->l, o->ax.value[d]);
+    for (int d = 0; d < o->ax.nkey; d++) out[n++] = ssd_cone_tile_axis(o->l, o->ax.key[d]);
+    return n;
+}
+
+static Ex initial_state(Op *o, Ctx *k) {
+    u8 ax[8];
+    int n = state_axes(o, ax);
+    TB b = ssd_ctx_tb(o->l, k);
+    Ref h0 = o->n->arg[4];
+    if (!h0) return n ? val(o, ssd_tile_fill(&b, "s0", SSD_F32, zero(o), ax, n)) : zero(o);
+    Val v = ssd_cone_val(o->l, k, h0);
+    for (int d = 0; d < n; d++)
+        if (!ssd_cone_has_tile_axis(o->l, val(o, v), ax[d])) {
+            Val z = ssd_tile_fill(&b, "z0", SSD_F32, zero(o), ax, n);
+            return val(o, ssd_tile_map(&b, "s0", SSD_F32, fn(o, FN_ADD, val(o, z), val(o, v))));
+        }
+    return val(o, v);
+}
+
+// A vector over key rows, seen from query rows.
+static Val at_i(Op *o, TB *b, const char *name, Val v) {
+    return ssd_tile_rename(b, name, v, o->j, o->i);
+}
+
+typedef struct Decays {
+    Val r, w, rj, end;  // reading side by i, writing side by j, reading side by j, whole chunk
+} Decays;
+
+static Decays decays(Op *o, Ctx *c) {
+    TB b = ssd_ctx_tb(o->l, c);
+    Val ld = ssd_cone_rows(o->l, c, o->n->arg[3]);
+    Decays d = {0};
+    Val incl = ssd_tile_scan(&b, "cj", o->j, ld, 0), excl = 0;
+    if (o->read_excl || o->write_excl) excl = ssd_tile_scan(&b, "cx", o->j, ld, TF_EXCL);
+    d.w = o->write_excl ? excl : incl;
+    d.rj = o->read_excl ? excl : incl;
+    d.r = at_i(o, &b, o->read_excl ? "xi" : "ci", d.rj);
+    d.end = ssd_tile_at(&b, "e", incl, o->j, num(o, o->l->q - 1));
+    return d;
+}
+
+static Ex causal(Op *o, Ex gi, Ex gj) {
+    Ex m = fn(o, o->strict ? FN_GT : FN_GE, gi, gj);
+    if (o->n->k) m = fn(o, FN_AND, m, fn(o, FN_LT, fn(o, FN_SUB, gi, gj), num(o, o->n->k)));
+    return m;
+}
+
+// The value of a sum over all key features of an expression that is never materialised but for the
+// innermost one.
+static Val sum_over(Op *o, TB *b, const char *name, const AxisId *ax, int n, Ex e) {
+    Val v = 0;
+    for (int d = n - 1; d >= 0; d--) {
+        u8 t = ssd_cone_tile_axis(o->l, ax[d]);
+        if (!ssd_cone_has_tile_axis(o->l, e, t)) {
+            i64 size = o->l->p->axes.v[t].size;
+            e = fn(o, FN_MUL, e, ssd_ex_num(o->l->p, (double)size));
+            continue;
+        }
+        v = ssd_tile_reduce(b, d ? NULL : name, false, t, e);
+        e = val(o, v);
+    }
+    return v ? v : ssd_tile_map(b, name, SSD_F32, e);
+}
+
+// q . k over the key features; an outer product when there are none.
+static Val dot(Op *o, TB *b, const char *name, Val x, Val y) {
+    if (o->ax.nkey) return ssd_tile_mma(b, name, SSD_F32, x, y, 0, NULL, 0);
+    return ssd_tile_map(b, name, SSD_F32, fn(o, FN_MUL, val(o, x), val(o, y)));
+}
+
+// y += (q k^T masked and decayed by exp(expo)) v, for one block of queries and one of keys.
+static Val scores_times_value(Op *o, TB *b, Val qi, Val kj, Val vj, Ex mask, Ex expo, Val acc) {
+    Prog *p = o->l->p;
+    if (o->decay_value) {  // exp has value features: y_ip = sum_j where(mask, S_ij v_jp exp(..), 0)
+        Val s = dot(o, b, "S", qi, kj);
+        Ex e = fn(o, FN_MUL, fn(o, FN_MUL, val(o, s), val(o, vj)), fn1(o, FN_EXP, expo));
+        Val y = ssd_tile_reduce(b, "yd", false, o->j, where(o, mask, e, zero(o)));
+        return acc ? ssd_tile_map(b, "y_", SSD_F32, fn(o, FN_ADD, val(o, y), val(o, acc))) : y;
+    }
+    Ex m;
+    if (o->decay_key) {
+        Ex e = fn(o, FN_MUL, fn(o, FN_MUL, val(o, qi), val(o, kj)), fn1(o, FN_EXP, expo));
+        m = val(o, sum_over(o, b, "M", o->ax.key, o->ax.nkey, mask ? where(o, mask, e, zero(o)) : e));
+    } else {
+        m = val(o, dot(o, b, "S", qi, kj));
+        if (expo) m = fn(o, FN_MUL, m, fn1(o, FN_EXP, expo));
+        if (mask) m = where(o, mask, m, zero(o));
+    }
+    Val mv = p->exs.v[m].kind == EX_VAL ? p->exs.v[m].val : ssd_tile_map(b, "M", SSD_F32, m);
+    return ssd_tile_mma(b, "y_", SSD_F32, mv, vj, acc, NULL, 0);
+}
+
+// What the rows read from the state: exp(R) (q . s).
+static Val read_state(Op *o, TB *b, Val qi, Val s, Val decay_i) {
+    Ex q = val(o, qi);
+    if (o->decay_key) q = val(o, ssd_tile_map(b, "qe", SSD_F32, fn(o, FN_MUL, q, fn1(o, FN_EXP, val(o, decay_i)))));
+    Val y = dot(o, b, "yi", o->l->p->exs.v[q].val, s);
+    if (!decay_i || o->decay_key) return y;
+    return ssd_tile_map(b, "ys", SSD_F32, fn(o, FN_MUL, val(o, y), fn1(o, FN_EXP, val(o, decay_i))));
+}
+
+// The state after the chunk.
+static Val write_state(Op *o, TB *b, Val kj, Val vj, Val s, Decays d) {
+    Val k = kj, v = vj;
+    if (!o->decay) return ssd_tile_mma(b, "s1", SSD_F32, v, k, s, NULL, 0);
+    Ex w = fn1(o, FN_EXP, fn(o, FN_SUB, val(o, d.end), val(o, d.w)));
+    if (o->decay_key && o->decay_value) SSD_BUG("a decay over key and value features does not factor");
+    if (!o->decay_key && !o->decay_value) w = val(o, ssd_tile_map(b, "wj", SSD_F32, w));
+    if (o->decay_key) k = ssd_tile_map(b, "kw", SSD_F32, fn(o, FN_MUL, val(o, k), w));
+    else v = ssd_tile_map(b, "vw", SSD_F32, fn(o, FN_MUL, val(o, v), w));
+    Ex end = val(o, d.end);
+    bool scalar = !o->decay_key && !o->decay_value;
+    Ex decay = fn1(o, FN_EXP, end);
+    if (scalar) decay = val(o, ssd_tile_map(b, "ed", SSD_F32, decay));
+    Val sd = ssd_tile_map(b, "sd", SSD_F32, fn(o, FN_MUL, val(o, s), decay));
+    return ssd_tile_mma(b, "s1", SSD_F32, v, k, sd, NULL, 0);
+}
+
+static void finish(Op *o, Ctx *k, TBlock *block, Val s) {
+    Ctx *end = ssd_ctx_new(o->l, k, block);
+    end->epilogue = true;
+    if (o->final) ssd_cone_set(o->l, end, o->final, s);
+    ssd_cone_stores(o->l, end, true);
+}
+
+static void set_output(Op *o, Ctx *c, Val y) {
+    TB b = ssd_ctx_tb(o->l, c);
+    ssd_cone_set(o->l, c, o->r, ssd_tile_rename(&b, "yj", y, o->i, o->j));
+    ssd_cone_stores(o->l, c, false);
+}
+
+// --- Chunked -----------------------------------------------------------------------------------------
+
+// The loop over chunks that carries the state; with_output also reads it.
+static Val walk(Op *o, Ctx *k, Ex init, bool with_output) {
+    Lower *l = o->l;
+    TOp *loop = ssd_ctx_open(l, k, "c", num(o, 0), chunks(o), false);
+    TB kb = {l->p, &k->tail};
+    Val s = ssd_tile_carry(&kb, loop, "s", init);
+    Ctx *c = tokens(o, k, &loop->body, chunk_pos(o, loop->var), o->j);
+    TB b = ssd_ctx_tb(l, c);
+    Decays d = {0};
+    if (o->decay) d = decays(o, c);
+    Val kj = ssd_cone_rows(l, c, o->n->arg[1]), vj = ssd_cone_rows(l, c, o->n->arg[2]);
+    if (with_output) {
+        Val qi = at_i(o, &b, NULL, ssd_cone_rows(l, c, o->n->arg[0]));
+        Ex mask = causal(o, ssd_ex_axis(l->p, o->i), ssd_ex_axis(l->p, o->j));
+        Ex expo = o->decay ? fn(o, FN_SUB, val(o, d.r), val(o, d.w)) : 0;
+        Val ys = read_state(o, &b, qi, s, o->decay ? d.r : 0);
+        set_output(o, c, scores_times_value(o, &b, qi, kj, vj, mask, expo, ys));
+    }
+    Ex next = val(o, write_state(o, &b, kj, vj, s, d));
+    ssd_tile_yield(&b, &next, 1);
+    ssd_ctx_close(k);
+    return s;
+}
+
+static void chunked(Op *o) {
+    TKernel *t;
+    rows(o);
+    Ctx *k = kernel(o, "scan", &t);
+    Val s = walk(o, k, initial_state(o, k), true);
+    finish(o, k, k->block, s);
+}
+
+// Full mask: the whole sequence is written, then read.
+static void full(Op *o) {
+    TKernel *t;
+    rows(o);
+    Ctx *k = kernel(o, "scan", &t);
+    Lower *l = o->l;
+    Val s = walk(o, k, initial_state(o, k), false);
+    TOp *loop = ssd_ctx_open(l, k, "c", num(o, 0), chunks(o), false);
+    Ctx *c = tokens(o, k, &loop->body, chunk_pos(o, loop->var), o->j);
+    TB b = ssd_ctx_tb(l, c);
+    Val qi = at_i(o, &b, NULL, ssd_cone_rows(l, c, o->n->arg[0]));
+    set_output(o, c, read_state(o, &b, qi, s, 0));
+    ssd_ctx_close(k);
+    finish(o, k, k->block, s);
+}
+
+// --- Quadratic ---------------------------------------------------------------------------------------
+
+// First key chunk that query chunk u can see through a band of width w: floor((u*Q - w + 1) / Q), at least 0.
+static Ex first_chunk(Op *o, Ex u) {
+    if (!o->n->k) return num(o, 0);
+    Ex e = fn(o, FN_SUB, fn(o, FN_MUL, u, num(o, o->l->q)), num(o, o->n->k - 1));
+    return fn(o, FN_MAX, fn(o, FN_FDIV, e, num(o, o->l->q)), num(o, 0));
+}
+
+static void quadratic_rows(Op *o, Ctx *k, Ex u, TBlock *block) {
+    Lower *l = o->l;
+    bool is_full = o->n->flags & SSD_FULL;
+    Ex q = num(o, l->q);
+    Ctx *cq = tokens(o, k, block, fn(o, FN_ADD, fn(o, FN_MUL, u, q), ssd_ex_axis(l->p, o->j)), o->j);
+    TB bq = ssd_ctx_tb(l, cq);
+    Val qi = at_i(o, &bq, NULL, ssd_cone_rows(l, cq, o->n->arg[0]));
+    Decays dq = {0};
+    if (o->decay) dq = decays(o, cq);
+    u8 ax[8];
+    int nax = 0;
+    ax[nax++] = o->i;
+    for (int d = 0; d < o->ax.nvalue; d++) ax[nax++] = ssd_cone_tile_axis(l, o->ax.value[d]);
+    Val y0 = ssd_tile_fill(&bq, "y0", SSD_F32, zero(o), ax, nax);
+    Ex gap0 = zero(o);
+    if (o->decay && (o->decay_key || o->decay_value)) {
+        nax = 0;
+        const AxisId *f = o->decay_key ? o->ax.key : o->ax.value;
+        int nf = o->decay_key ? o->ax.nkey : o->ax.nvalue;
+        for (int d = 0; d < nf; d++)
+            if (ssd_graph_has_axis(l->g, o->n->arg[3], f[d])) ax[nax++] = ssd_cone_tile_axis(l, f[d]);
+        gap0 = val(o, ssd_tile_fill(&bq, "gap0", SSD_F32, zero(o), ax, nax));
+    }
+    Ex hi = is_full ? chunks(o) : fn(o, FN_ADD, u, num(o, 1));
+    TOp *loop = ssd_ctx_open(l, cq, "v", first_chunk(o, u), hi, true);
+    TB lb = {l->p, &cq->tail};
+    Val y = ssd_tile_carry(&lb, loop, "y", val(o, y0)), gap = 0;
+    if (o->decay) gap = ssd_tile_carry(&lb, loop, "gap", gap0);
+    Ex v = val(o, loop->var);
+    Ctx *ck = tokens(o, k, &loop->body, chunk_pos(o, loop->var), o->j);
+    TB b = ssd_ctx_tb(l, ck);
+    Val kj = ssd_cone_rows(l, ck, o->n->arg[1]), vj = ssd_cone_rows(l, ck, o->n->arg[2]);
+    Ex same = fn(o, FN_EQ, v, u), expo = 0, next[2];
+    Ex gi = fn(o, FN_ADD, fn(o, FN_MUL, u, q), ssd_ex_axis(l->p, o->i)), gj = chunk_pos(o, loop->var);
+    if (o->decay) {
+        Decays d = decays(o, ck);
+        Ex inside = fn(o, FN_SUB, val(o, dq.r), val(o, d.w));
+        Ex rest = fn(o, FN_SUB, val(o, d.end), val(o, d.w));
+        Ex across = fn(o, FN_ADD, fn(o, FN_ADD, val(o, dq.r), val(o, gap)), rest);
+        expo = where(o, same, inside, across);
+        next[1] = where(o, same, zero(o), fn(o, FN_ADD, val(o, gap), val(o, d.end)));
+        Val g1 = ssd_tile_map(&b, "gap1", SSD_F32, next[1]);
+        next[1] = val(o, g1);
+    }
+    next[0] = val(o, scores_times_value(o, &b, qi, kj, vj, is_full ? 0 : causal(o, gi, gj), expo, y));
+    ssd_tile_yield(&b, next, o->decay ? 2 : 1);
+    ssd_ctx_close(cq);
+    if (o->n->arg[4]) {  // the initial state, through all the decay before this block
+        Val s0 = l->p->exs.v[initial_state(o, k)].val, di = 0;
+        if (o->decay) di = ssd_tile_map(&bq, "ri", SSD_F32, fn(o, FN_ADD, val(o, dq.r), val(o, gap)));
+        Val yi = read_state(o, &bq, qi, s0, di);
+        y = ssd_tile_map(&bq, "yt", SSD_F32, fn(o, FN_ADD, val(o, y), val(o, yi)));
+    }
+    set_output(o, cq, y);
+}
+
+static void quadratic(Op *o) {
+    Lower *l = o->l;
+    TKernel *t;
+    rows(o);
+    if (o->final) {
+        Ctx *k = kernel(o, "state", &t);
+        Val s = walk(o, k, initial_state(o, k), false);
+        finish(o, k, k->block, s);
+    }
+    Ctx *k = kernel(o, "quad", &t);
+    if (!l->g->packed) {
+        Val u = ssd_lower_grid(l, t, "u", chunks(o));
+        quadratic_rows(o, k, val(o, u), k->block);
+        return;
+    }
+    TOp *loop = ssd_ctx_open(l, k, "u", num(o, 0), chunks(o), false);
+    Ctx *c = ssd_ctx_new(l, k, &loop->body);
+    quadratic_rows(o, c, val(o, loop->var), c->block);
+    ssd_ctx_close(k);
+}
+
+// --- Recurrent ---------------------------------------------------------------------------------------
+
+// Whether the stage computes each value feature by itself, so that it may be cut into blocks.
+static bool features_apart(Op *o, AxisId p) {
+    Lower *l = o->l;
+    for (Ref r = 1; r < l->g->nodes.n; r++) {
+        const Node *n = &l->g->nodes.v[r];
+        bool names = (n->op == OP_SUM || n->op == OP_AMAX || n->op == OP_CAT || n->op == OP_SLICE || n->op == OP_SWAP) &&
+                     (n->a0 == p || n->a1 == p);
+        if (names) return false;
+    }
+    return true;
+}
+
+static void read_token(Op *o, Ctx *c, Ex state) {
+    TB b = ssd_ctx_tb(o->l, c);
+    Ex q = val(o, ssd_cone_named(o->l, c, "q", ssd_cone(o->l, c, o->n->arg[0])));
+    Val y = sum_over(o, &b, "yr", o->ax.key, o->ax.nkey, fn(o, FN_MUL, state, q));
+    ssd_cone_set(o->l, c, o->r, y);
+}
+
+// One token: updates the state and, if asked, reads it. Returns the new state.
+static Val one_token(Op *o, Ctx *c, Val s, bool read) {
+    Lower *l = o->l;
+    TB b = ssd_ctx_tb(l, c);
+    Ex k = val(o, ssd_cone_named(l, c, "k", ssd_cone(l, c, o->n->arg[1])));
+    Ex v = val(o, ssd_cone_named(l, c, "v", ssd_cone(l, c, o->n->arg[2])));
+    Ex kv = fn(o, FN_MUL, v, k), old = val(o, s), decayed = old, seen;
+    Ex a = 0;
+    if (o->decay) {
+        Ex e = fn1(o, FN_EXP, ssd_cone(l, c, o->n->arg[3]));
+        a = val(o, ssd_cone_named(l, c, "decay", e));
+        decayed = fn(o, FN_MUL, old, a);
+    }
+    bool late = o->n->time == TIME_REV;  // write, read, decay
+    Val s1 = ssd_tile_map(&b, "s1", SSD_F32, fn(o, FN_ADD, late ? old : decayed, kv));
+    if (late || (o->n->flags & SSD_READ_BEFORE)) seen = o->strict ? old : val(o, s1);
+    else seen = o->strict ? decayed : val(o, s1);
+    if (read) read_token(o, c, seen);
+    if (late && a) s1 = ssd_tile_map(&b, "s2", SSD_F32, fn(o, FN_MUL, val(o, s1), a));
+    return s1;
+}
+
+// Cuts the first value feature axis into blocks: index = pb*rows + tile index.
+static Ctx *blocked(Op *o, Ctx *up, TBlock *block, Ex pb, i64 block_rows) {
+    Lower *l = o->l;
+    Ctx *c = ssd_ctx_new(l, up, block);
+    AxisId p = o->ax.value[0];
+    u8 tile = row_axis(l, ssd_arena_printf(l->a, "%s%d", l->g->axes.v[p].name, (int)block_rows), block_rows);
+    l->tile_of[p] = tile;
+    Ex first = fn(o, FN_MUL, pb, num(o, block_rows));
+    ssd_ctx_bind(l, c, p, fn(o, FN_ADD, first, ssd_ex_axis(l->p, tile)));
+    return c;
+}
+
+// Rows of the state a block holds; 0: all of them.
+static i64 block_rows_of(Op *o) {
+    i64 cut = o->l->u->schedule.block;
+    if (!o->ax.nvalue || cut <= 0) return 0;
+    AxisId p = o->ax.value[0];
+    return cut < o->l->g->axes.v[p].size && features_apart(o, p) ? cut : 0;
+}
+
+static Ex block_count(Op *o, i64 cut) {
+    return num(o, (o->l->g->axes.v[o->ax.value[0]].size + cut - 1) / cut);
+}
+
+static void step(Op *o) {
+    Lower *l = o->l;
+    TKernel *t;
+    Ctx *k = kernel(o, "step", &t), *token = tokens(o, k, k->block, num(o, 0), 0), *c = token;
+    i64 cut = block_rows_of(o);
+    if (cut) {
+        TOp *loop = ssd_ctx_open(l, token, "pb", num(o, 0), block_count(o, cut), false);
+        c = blocked(o, token, &loop->body, val(o, loop->var), cut);
+    }
+    Val s = ssd_cone_named(l, c, "s", initial_state(o, c));
+    Val s1 = one_token(o, c, s, true);
+    finish(o, c, c->block, s1);
+    ssd_cone_stores(l, c, false);
+    if (cut) ssd_ctx_close(token);
+}
+
+static void recurrent(Op *o) {
+    Lower *l = o->l;
+    TKernel *t;
+    Ctx *k = kernel(o, "recur", &t), *place = k;
+    i64 cut = block_rows_of(o);
+    if (cut)
+        place = blocked(o, k, k->block, val(o, ssd_lower_grid(l, t, "pb", block_count(o, cut))), cut);
+    bool is_full = o->n->flags & SSD_FULL;
+    Ex s0 = initial_state(o, place);
+    TOp *loop = ssd_ctx_open(l, place, "i", num(o, 0), ssd_lower_len(l), false);
+    TB lb = {l->p, &loop->body};
+    Val s = ssd_tile_carry(&lb, loop, "s", s0);
+    Ctx *c = tokens(o, place, &loop->body, val(o, loop->var), 0);
+    Ex next = val(o, one_token(o, c, s, !is_full));
+    if (!is_full) ssd_cone_stores(l, c, false);
+    ssd_tile_yield(&lb, &next, 1);
+    ssd_ctx_close(place);
+    if (is_full) {  // written in the first walk, read in the second
+        TOp *again = ssd_ctx_open(l, place, "i2", num(o, 0), ssd_lower_len(l), false);
+        Ctx *c2 = tokens(o, place, &again->body, val(o, again->var), 0);
+        read_token(o, c2, val(o, s));
+        ssd_cone_stores(l, c2, false);
+        ssd_ctx_close(place);
+    }
+    finish(o, place, place->block, s);
+}
+
+void ssd_lower_ssd(Lower *l, Ref r) {
+    Op o = op_of(l, r);
+    Form f = l->u->schedule.form;
+    bool is_full = o.n->flags & SSD_FULL;
+    if (l->g->step) step(&o);
+    else if (f == FORM_RECURRENT) recurrent(&o);
+    else if (f == FORM_QUADRATIC || o.n->k) quadratic(&o);
+    else if (is_full) full(&o);
+    else chunked(&o);
+    memset(l->tile_of, 0, sizeof l->tile_of);
+}

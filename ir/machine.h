@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: Apache-2.0
+// What passes may know of a target: plain data, filled by codegen/.
+#ifndef SSD_MACHINE_H
+#define SSD_MACHINE_H
+
+#include "../runtime/base.h"
+
+typedef struct Machine {
+    const char *target;   // "cpu-x86-64-v4" ..: part of the cache key
+    const char *arch;     // LLVM triple's first part: "x86_64", "aarch64"
+    const char *features; // LLVM feature string, "+avx512f,+fma,..": from CPUID, never from the CPU's name
+    int vector_bits;      // 512, 256, 128
+    int vector_regs;      // 32, 16
+    int f32_lanes;        // vector_bits / 32
+    bool fma, f16c, bf16_dot, amx;
+    i64 l1, l2;           // bytes a core
+    int mma_rows, mma_vecs;  // register block of the f32 mma: rows of A x vectors of B
+} Machine;
+
+#endif

@@ -1,0 +1,333 @@
+// SPDX-License-Identifier: Apache-2.0
+// T0 -> T1, second half: every tile gets a storage order, strides and a buffer.
+//
+//   k = load B[b, c*64+j, h, n] : f32[j n]         k  = load .. : f32[j n] @mem(j n) in b0
+//   S = mma q k : f32[i j]                   ->    kt = copy k : f32[j n] @mem(n j) in b4     (unless k can be loaded so)
+//   sd = map {s*exp2(e)} : f32[p n]                S  = mma q kt : f32[i j] @mem(i j) in b2
+//                                                  sd = map {..} : f32[p n] @mem(n p) in b1   the buffer of s
+//
+// In order: lane axes by search (layout_lane.c); copies where a product's operand lies wrong; neighbours that
+// share a loop nest and the values that so stay in registers; buffers by liveness, with in-place updates
+// and carries that meet themselves (layout_mem.c).
+// Needs: pass_place. Leaves: T1 as described in tile.h and nest.h.
+#include "layout.h"
+
+static TVal *val(const Layout *l, Val v) { return &l->p->vals.v[v]; }
+
+// --- Facts -----------------------------------------------------------------------------------------------
+static void grow(Layout *l) {
+    u32 n = l->p->vals.n;
+    if (n <= l->ninfo) return;
+    ValInfo *info = NEWN(l->p->arena, ValInfo, 2 * n);
+    if (l->ninfo) memcpy(info, l->info, l->ninfo * sizeof *info);
+    l->info = info;
+    l->ninfo = 2 * n;
+}
+
+static void define(Layout *l, Val v, TOp *o) {
+    if (!l->info[v].def) {
+        l->info[v].up = v;
+        for (u8 i = 0; i < 6; i++) l->info[v].perm[i] = i;
+    }
+    l->info[v].def = o;
+    if (val(l, v)->naxes) vec_push(l->p->arena, &l->vals, v);
+}
+
+static void scan(Layout *l, TBlock *b) {
+    for (TOp *o = b->first; o; o = o->next) {
+        vec_push(l->p->arena, &l->ops, o);
+        if (o->out) define(l, o->out, o);
+        for (int i = 0; o->carry && i < o->ncarry; i++) define(l, o->carry[i], o);
+        scan(l, &o->body);
+    }
+}
+
+void ssd_layout_scan(Layout *l) {
+    grow(l);
+    l->vals.n = l->ops.n = 0;
+    scan(l, &l->k->body);
+}
+
+Val ssd_layout_copy_of(Layout *l, Val v) {
+    TVal t = *val(l, v);
+    t.carry = false;
+    t.lay.buf = 0;
+    vec_push(l->p->arena, &l->p->vals, t);
+    grow(l);
+    Val w = l->p->vals.n - 1;
+    l->info[w] = (ValInfo){.up = w, .perm = {0, 1, 2, 3, 4, 5}};
+    return w;
+}
+
+// --- Products read and write what they can ---------------------------------------------------------------
+static void insert(TBlock *b, TOp *prev, TOp *o) {
+    o->next = prev ? prev->next : b->first;
+    if (prev) prev->next = o;
+    else b->first = o;
+    if (b->last == prev) b->last = o;
+}
+
+static TOp *copy_op(Layout *l, Val from, Val to) {
+    TOp *o = NEW(l->p->arena, TOp);
+    o->op = TOP_COPY;
+    o->a = from;
+    o->out = to;
+    l->info[to].def = o;
+    return o;
+}
+
+static Val lane_copy(Layout *l, Val v, u8 lane) {
+    Val w = ssd_layout_copy_of(l, v);
+    for (u8 i = 0; i < val(l, w)->naxes; i++)
+        if (val(l, w)->ax[i] == lane) l->info[w].lane = i;
+    return w;
+}
+
+static u8 a_free_axis(const Layout *l, const TOp *o) {
+    const TVal *v = val(l, o->out);
+    for (int i = v->naxes - 1; i >= 0; i--)
+        if (ssd_layout_mma_b(l, o, v->ax[i])) return v->ax[i];
+    SSD_BUG("a product without a free axis");
+}
+
+// The same operand in the same order for several products of a block is copied once.
+static Val earlier_copy(const Layout *l, const TBlock *b, const TOp *until, Val v, u8 lane) {
+    for (const TOp *o = b->first; o != until; o = o->next)
+        if (o->op == TOP_COPY && o->a == v && val(l, o->out)->ax[l->info[o->out].lane] == lane)
+            return o->out;
+    return 0;
+}
+
+static void mma_copies(Layout *l, TBlock *b) {
+    TOp *prev = NULL;
+    for (TOp *o = b->first; o; prev = o, o = o->next) {
+        mma_copies(l, &o->body);
+        if (o->op != TOP_MMA) continue;
+        u8 lane = ssd_layout_mma_lane(l, o);
+        if (!lane) {  // the result is wanted along an axis no operand has alone
+            lane = a_free_axis(l, o);
+            Val out = o->out;
+            o->out = lane_copy(l, out, lane);
+            l->info[o->out].def = o;
+            insert(b, o, copy_op(l, o->out, out));
+        }
+        Val *use[] = {ssd_layout_mma_b(l, o, lane) == o->a ? &o->a : &o->b, &o->c};
+        for (int i = 0; i < 2; i++) {
+            if (!*use[i] || ssd_nest_stride(l->p, *use[i], lane) == 1) continue;
+            Val w = earlier_copy(l, b, o, *use[i], lane);
+            if (!w) {
+                w = lane_copy(l, *use[i], lane);
+                TOp *c = copy_op(l, *use[i], w);
+                insert(b, prev, c);
+                prev = c;
+            }
+            *use[i] = w;
+        }
+    }
+}
+
+// --- Shared nests ----------------------------------------------------------------------------------------
+enum { MAX_RUN = 16 };
+typedef struct Run {
+    Layout *l;
+    TBlock *b;
+    TOp *op[MAX_RUN];
+    int n;
+    u8 ax[8];
+    int nax;
+    u8 lane, reduce;
+    bool bad;  // set by visitors
+} Run;
+
+static bool full_axes(const Run *r, const u8 *ax, int n) {
+    for (int i = 0; i < n; i++)
+        if (!memchr(r->ax, ax[i], (size_t)r->nax)) return false;
+    return n == r->nax;
+}
+
+static const TOp *def_in_run(const Run *r, Val v) {
+    for (int i = 0; i < r->n; i++)
+        if (r->op[i]->out == v) return r->op[i];
+    return NULL;
+}
+
+// A value of the run may be read only at the point it was computed at.
+static void pointwise(void *ctx, Val v) {
+    Run *r = ctx;
+    const TOp *d = def_in_run(r, ssd_layout_root(r->l, v));
+    if (d) r->bad |= d->out != v || d->op == TOP_REDUCE;
+}
+static void independent(void *ctx, Val v) {
+    Run *r = ctx;
+    r->bad |= def_in_run(r, ssd_layout_root(r->l, v)) != NULL;
+}
+static bool reads_run(Run *r, const TOp *o, ValVisit *how) {
+    r->bad = false;
+    ssd_nest_operands(r->l->p, o, how, r);
+    return r->bad;
+}
+
+static bool same_tensor(const Prog *p, u16 a, u16 b) {
+    const TTensor *x = &p->tensors.v[a], *y = &p->tensors.v[b];
+    return a == b || (x->alias && !strcmp(x->alias, y->name)) || (y->alias && !strcmp(y->alias, x->name));
+}
+
+// Does an expression of the op read a tensor that `t` shares memory with?
+static bool ex_reads_tensor(const Prog *p, Ex e, u16 t) {
+    if (!e) return false;
+    const Expr *x = &p->exs.v[e];
+    bool found = x->kind == EX_LOAD && same_tensor(p, x->tensor, t);
+    for (int i = 0; i < x->nidx; i++) found |= ex_reads_tensor(p, x->idx[i], t);
+    for (int i = 0; x->kind == EX_FN && i < ssd_fns[x->fn].arity; i++)
+        found |= ex_reads_tensor(p, x->arg[i], t);
+    return found;
+}
+static bool op_ex_reads_tensor(const Prog *p, const TOp *o, u16 t) {
+    bool found = ex_reads_tensor(p, o->e, t) || ex_reads_tensor(p, o->when, t);
+    for (int i = 0; i < o->nidx; i++) found |= ex_reads_tensor(p, o->idx[i], t);
+    return found;
+}
+
+// Memory written here and read there must be the same element at the same point.
+static bool memory_clash(const Run *r, const TOp *o) {
+    const Prog *p = r->l->p;
+    for (int i = 0; i < r->n; i++) {
+        const TOp *w = r->op[i];
+        if (w->op == TOP_STORE && op_ex_reads_tensor(p, o, w->tensor)) return true;
+        if (o->op == TOP_STORE && op_ex_reads_tensor(p, w, o->tensor)) return true;
+        bool access = (w->op == TOP_LOAD || w->op == TOP_STORE) && (o->op == TOP_LOAD || o->op == TOP_STORE);
+        if (!access || (w->op == TOP_LOAD && o->op == TOP_LOAD) || !same_tensor(p, w->tensor, o->tensor))
+            continue;
+        if (w->op == TOP_STORE || w->nidx != o->nidx || memcmp(w->idx, o->idx, w->nidx * sizeof(Ex)))
+            return true;
+    }
+    return false;
+}
+
+// A load across memory order is better done by blocks on its own.
+static bool transposing(const Run *r, const TOp *o, u8 lane) {
+    u8 x = o->op == TOP_LOAD ? ssd_nest_contiguous(r->l->p, o) : 0;
+    return x && x != lane;
+}
+
+static u8 lane_of(const Layout *l, const TOp *first, const TOp *last) {
+    Nest n;
+    ssd_nest_plan(l->p, first, last, l->m->f32_lanes, 0, &n);
+    return n.ax[n.lane];
+}
+
+static bool joins(Run *r, const TOp *o) {
+    u8 ax[8];
+    const Prog *p = r->l->p;
+    if (r->n == MAX_RUN || o->op == TOP_COPY || !ssd_nest_op(p, o)) return false;
+    if (!full_axes(r, ax, ssd_nest_axes(p, o, ax))) return false;
+    if (o->op == TOP_REDUCE && r->reduce && r->reduce != o->ax[0]) return false;
+    if (transposing(r, o, r->lane) || memory_clash(r, o)) return false;
+    return !reads_run(r, o, pointwise);
+}
+
+// Pure ops that want nothing from the run may stand before it.
+static bool may_pass(Run *r, const TOp *o) {
+    switch ((TOpCode)o->op) {
+    case TOP_LOAD:
+    case TOP_MAP:
+    case TOP_REDUCE:
+    case TOP_FILL:
+    case TOP_RENAME:
+    case TOP_SPLIT:
+    case TOP_SLICE:
+    case TOP_AT: return !memory_clash(r, o) && !reads_run(r, o, independent);
+    default: return false;
+    }
+}
+
+typedef struct Uses {
+    Val want;
+    bool found;
+} Uses;
+static void uses(void *ctx, Val v) {
+    Uses *u = ctx;
+    u->found |= u->want == v;
+}
+static bool used_outside(const Run *r, Val v) {
+    for (u32 i = 0; i < r->l->ops.n; i++) {
+        const TOp *o = r->l->ops.v[i];
+        bool inside = false;
+        for (int k = 0; k < r->n; k++) inside |= r->op[k] == o;
+        Uses u = {.want = v};
+        if (!inside) ssd_nest_operands(r->l->p, o, uses, &u);
+        if (u.found) return true;
+    }
+    return false;
+}
+
+// Grows a run from `first`; `prev` is the op before it. Returns the last op of the run.
+static TOp *grow_run(Run *r, TOp **prev, TOp *first) {
+    r->n = 1;
+    r->op[0] = first;
+    r->nax = ssd_nest_axes(r->l->p, first, r->ax);
+    r->lane = lane_of(r->l, first, first);
+    r->reduce = first->op == TOP_REDUCE ? first->ax[0] : 0;
+    TOp *last = first;
+    for (TOp *o; (o = last->next);) {
+        if (joins(r, o)) {
+            r->op[r->n++] = last = o;
+            if (o->op == TOP_REDUCE) r->reduce = o->ax[0];
+        } else if (may_pass(r, o)) {
+            last->next = o->next;
+            if (r->b->last == o) r->b->last = last;
+            insert(r->b, *prev, o);
+            *prev = o;
+        } else {
+            break;
+        }
+    }
+    return last;
+}
+
+static void share_nests(Layout *l, TBlock *b) {
+    TOp *prev = NULL;
+    for (TOp *o = b->first; o; prev = o, o = o->next) {
+        share_nests(l, &o->body);
+        if (!ssd_nest_op(l->p, o) || o->op == TOP_COPY || o->op == TOP_STORE) continue;
+        Run r = {.l = l, .b = b};
+        if (transposing(&r, o, lane_of(l, o, o))) continue;
+        TOp *last = grow_run(&r, &prev, o);
+        if (last == o) continue;
+        for (int i = 0; i < r.n; i++) {
+            TOp *d = r.op[i];
+            if (d->out && d->op != TOP_REDUCE && !used_outside(&r, d->out))
+                val(l, d->out)->lay.space = SP_REG;
+        }
+        o = last;
+    }
+}
+
+// --- The pass --------------------------------------------------------------------------------------------
+// Rank 0 is a scalar; a tile lies in memory until it is found to fit registers.
+static void spaces(Prog *p) {
+    for (u32 v = 1; v < p->vals.n; v++) {
+        TVal *x = &p->vals.v[v];
+        x->lay = (Lay){.space = x->naxes ? SP_MEM : SP_SCALAR, .naxes = x->naxes};
+        memcpy(x->lay.ax, x->ax, sizeof x->ax);
+    }
+}
+
+static void layout_kernel(Unit *u, TKernel *k) {
+    Layout l = {.p = u->prog, .m = u->machine, .k = k};
+    ssd_layout_scan(&l);
+    ssd_layout_lanes(&l);
+    mma_copies(&l, &k->body);
+    ssd_layout_scan(&l);
+    ssd_layout_strides(&l);
+    share_nests(&l, &k->body);
+    ssd_layout_scan(&l);
+    ssd_layout_mem(&l);
+}
+
+bool ssd_pass_layout(Unit *u) {
+    spaces(u->prog);
+    for (u32 i = 0; i < u->prog->kernels.n; i++) layout_kernel(u, &u->prog->kernels.v[i]);
+    u->prog->stratum = 1;
+    return true;
+}

@@ -1,0 +1,289 @@
+// SPDX-License-Identifier: Apache-2.0
+// The text of an artifact, printed and parsed. Parsing trusts nothing: whatever it accepts, the rest of
+// the runtime may use without looking again.
+#include "internal.h"
+
+#include <stdlib.h>
+
+// --- Print ---------------------------------------------------------------------------------------------
+
+// Formulas are words of a line: they are printed without blanks.
+static void put_formula(Text *out, const char *f) {
+    ssd_text_put(out, " ", 1);
+    for (; *f; f++)
+        if (*f != ' ') ssd_text_put(out, f, 1);
+}
+
+static void put_dims(Text *out, const ArtTensor *t) {
+    for (int d = 0; d < t->rank; d++) put_formula(out, t->dim[d]);
+}
+
+static void put_plan(Text *out, const ArtPlan *p) {
+    bool always = !p->when || !strcmp(p->when, "1");
+    ssd_text_printf(out, "plan %s%s\n", always ? "always" : "when ", always ? "" : p->when);
+    for (int i = 0; i < p->n_ws; i++) {
+        ssd_text_printf(out, "ws %s %s", p->ws[i].name, ssd_dtype_name(p->ws[i].dtype));
+        put_dims(out, &p->ws[i]);
+        ssd_text_put(out, "\n", 1);
+    }
+    for (int i = 0; i < p->n_kernels; i++) {
+        ssd_text_printf(out, "kernel %s", p->kernels[i].symbol);
+        put_formula(out, p->kernels[i].blocks);
+        ssd_text_printf(out, " %lld\n", (long long)p->kernels[i].scratch);
+    }
+}
+
+void ssd_artifact_print(const Artifact *art, Text *out) {
+    ssd_text_printf(out, "ssdc-artifact 1\nprogram %s %s %s\nschedule %s\n", art->program, art->mode,
+                    art->target, art->schedule ? art->schedule : "");
+    for (int i = 0; i < art->n_syms; i++) {
+        const ArtSym *s = &art->syms[i];
+        ssd_text_printf(out, "sym %s %s %d", s->name, s->param, s->dim);
+        if (s->minus) ssd_text_printf(out, " minus %d", s->minus);
+        ssd_text_put(out, "\n", 1);
+    }
+    for (int i = 0; i < art->n_params; i++) {
+        const ArtTensor *t = &art->params[i];
+        ssd_text_printf(out, "param %s %s %s", t->name, t->role == SSD_OUTPUT ? "out" : "in",
+                        ssd_dtype_name(t->dtype));
+        put_dims(out, t);
+        if (t->alias) ssd_text_printf(out, " alias %s", t->alias);
+        ssd_text_put(out, "\n", 1);
+    }
+    for (int i = 0; i < art->n_plans; i++) put_plan(out, &art->plans[i]);
+}
+
+// --- Parse ---------------------------------------------------------------------------------------------
+
+enum { WORDS_MOST = 20, PLANS_MOST = 64, SCRATCH_MOST = 1 << 30 };
+
+typedef struct Reader {
+    Arena *a;
+    Text *why;
+    int line;
+    bool bad;
+    char *word[WORDS_MOST];
+    int n_words;
+    const char *rest;  // the line after its first word
+    VEC(ArtSym) syms;
+    VEC(ArtTensor) params;
+    VEC(ArtPlan) plans;
+    VEC(ArtTensor) ws;        // of the plan being read
+    VEC(ArtKernel) kernels;   // likewise
+    const char *sym_name[ART_MAX_SYMS];
+} Reader;
+
+SSD_PRINTF(2, 3) static bool fail(Reader *r, const char *fmt, ...) {
+    if (!r->bad) {
+        va_list ap;
+        va_start(ap, fmt);
+        ssd_text_printf(r->why, "artifact line %d: ", r->line);
+        ssd_text_vprintf(r->why, fmt, ap);
+        va_end(ap);
+    }
+    r->bad = true;
+    return false;
+}
+
+// A number without sign, at most `most` (far below 2^63 / 10); -1 when it is none.
+static i64 number(const char *s, i64 most) {
+    i64 v = 0;
+    if (!*s) return -1;
+    for (; *s; s++) {
+        if (*s < '0' || *s > '9' || v > most) return -1;
+        v = v * 10 + (*s - '0');
+    }
+    return v <= most ? v : -1;
+}
+
+static bool read_formula(Reader *r, const char *f) {
+    i64 unused;
+    if (r->bad) return false;
+    Text why = {0};
+    bool ok = ssd_formula_eval(f, r->sym_name, NULL, (int)r->syms.n, &unused, &why);
+    if (!ok) fail(r, "%s", why.s ? why.s : "formula");
+    ssd_text_free(&why);
+    return ok;
+}
+
+static bool read_dims(Reader *r, ArtTensor *t, int from, int to) {
+    if (to - from > SSD_MAX_RANK) return fail(r, "'%s' has more than %d dims", t->name, SSD_MAX_RANK);
+    t->rank = to - from;
+    for (int d = 0; d < t->rank; d++) {
+        t->dim[d] = r->word[from + d];
+        if (!read_formula(r, t->dim[d])) return false;
+    }
+    return true;
+}
+
+static ssd_dtype read_dtype(Reader *r, const char *s) {
+    static const ssd_dtype known[] = {SSD_F32, SSD_BF16, SSD_F16, SSD_I32};
+    for (size_t i = 0; i < COUNTOF(known); i++)
+        if (!strcmp(s, ssd_dtype_name(known[i]))) return known[i];
+    fail(r, "unknown dtype '%s'", s);
+    return SSD_NONE;
+}
+
+static const ArtTensor *find_param(const Reader *r, const char *name) {
+    for (u32 i = 0; i < r->params.n; i++)
+        if (!strcmp(r->params.v[i].name, name)) return &r->params.v[i];
+    return NULL;
+}
+
+static bool read_sym(Reader *r) {  // sym NAME PARAM DIM [minus K]
+    bool minus = r->n_words == 6 && !strcmp(r->word[4], "minus");
+    if (r->n_words != 4 && !minus) return fail(r, "expected 'sym NAME PARAM DIM [minus K]'");
+    if (r->params.n) return fail(r, "symbols stand before parameters");
+    if (r->syms.n == ART_MAX_SYMS) return fail(r, "more than %d symbols", ART_MAX_SYMS);
+    for (u32 i = 0; i < r->syms.n; i++)
+        if (!strcmp(r->sym_name[i], r->word[1])) return fail(r, "symbol '%s' again", r->word[1]);
+    ArtSym s = {.name = r->word[1], .param = r->word[2]};
+    s.dim = (int)number(r->word[3], SSD_MAX_RANK - 1);
+    s.minus = minus ? (int)number(r->word[5], 1000) : 0;
+    if (s.dim < 0 || s.minus < 0) return fail(r, "symbol '%s' has a bad number", s.name);
+    r->sym_name[r->syms.n] = s.name;
+    vec_push(r->a, &r->syms, s);
+    return true;
+}
+
+static bool read_param(Reader *r) {  // param NAME in|out DTYPE DIM... [alias NAME]
+    int n = r->n_words;
+    bool alias = n >= 6 && !strcmp(r->word[n - 2], "alias");
+    if (n < 4) return fail(r, "expected 'param NAME in|out DTYPE DIM... [alias NAME]'");
+    if (r->plans.n) return fail(r, "parameters stand before plans");
+    if (r->params.n == ART_MAX_TENSORS) return fail(r, "more than %d parameters", ART_MAX_TENSORS);
+    ArtTensor t = {.name = r->word[1]};
+    bool out = !strcmp(r->word[2], "out");
+    if (!out && strcmp(r->word[2], "in")) return fail(r, "'%s' is neither in nor out", r->word[2]);
+    t.role = out ? SSD_OUTPUT : SSD_INPUT;
+    t.dtype = read_dtype(r, r->word[3]);
+    if (find_param(r, t.name)) return fail(r, "parameter '%s' again", t.name);
+    if (alias) t.alias = r->word[n - 1];
+    if (!read_dims(r, &t, 4, n - (alias ? 2 : 0))) return false;
+    vec_push(r->a, &r->params, t);
+    return !r->bad;
+}
+
+static bool end_plan(Reader *r) {
+    if (!r->plans.n) return true;
+    ArtPlan *p = &r->plans.v[r->plans.n - 1];
+    if (!r->kernels.n) return fail(r, "a plan without kernels");
+    *p = (ArtPlan){p->when, (int)r->ws.n, (int)r->kernels.n, r->ws.v, r->kernels.v};
+    memset(&r->ws, 0, sizeof r->ws);
+    memset(&r->kernels, 0, sizeof r->kernels);
+    return true;
+}
+
+static bool read_plan(Reader *r) {  // plan always | plan when FORMULA
+    if (!end_plan(r)) return false;
+    if (r->plans.n == PLANS_MOST) return fail(r, "more than %d plans", PLANS_MOST);
+    ArtPlan p = {.when = "1"};
+    if (!strncmp(r->rest, "when ", 5)) p.when = r->rest + 5;
+    else if (strcmp(r->rest, "always")) return fail(r, "expected 'plan always' or 'plan when FORMULA'");
+    vec_push(r->a, &r->plans, p);
+    return read_formula(r, p.when);
+}
+
+static bool read_ws(Reader *r) {  // ws NAME DTYPE DIM...
+    if (r->n_words < 3) return fail(r, "expected 'ws NAME DTYPE DIM...'");
+    if (!r->plans.n) return fail(r, "'%s' before the first plan", r->word[0]);
+    if (r->ws.n == ART_MAX_TENSORS) return fail(r, "more than %d workspace tensors", ART_MAX_TENSORS);
+    ArtTensor t = {.name = r->word[1], .role = SSD_OUTPUT, .dtype = read_dtype(r, r->word[2])};
+    if (!read_dims(r, &t, 3, r->n_words)) return false;
+    vec_push(r->a, &r->ws, t);
+    return !r->bad;
+}
+
+static bool read_kernel(Reader *r) {  // kernel SYMBOL BLOCKS SCRATCH
+    if (r->n_words != 4) return fail(r, "expected 'kernel SYMBOL BLOCKS SCRATCH'");
+    if (!r->plans.n) return fail(r, "'%s' before the first plan", r->word[0]);
+    if (r->kernels.n == ART_MAX_KERNELS) return fail(r, "more than %d kernels", ART_MAX_KERNELS);
+    ArtKernel k = {r->word[1], r->word[2], number(r->word[3], SCRATCH_MOST)};
+    if (k.scratch < 0) return fail(r, "bad scratch size '%s'", r->word[3]);
+    vec_push(r->a, &r->kernels, k);
+    return read_formula(r, k.blocks);
+}
+
+static const struct {
+    const char *word;
+    bool (*read)(Reader *r);
+} lines[] = {{"sym", read_sym}, {"param", read_param}, {"plan", read_plan},
+             {"ws", read_ws},   {"kernel", read_kernel}};
+
+// Cuts the line into words in place; `rest` keeps it uncut.
+static bool split(Reader *r, char *line) {
+    char *space = strchr(line, ' ');
+    r->rest = space ? ssd_arena_dup(r->a, space + 1, strlen(space + 1)) : "";
+    r->n_words = 0;
+    for (char *save, *w = strtok_r(line, " ", &save); w; w = strtok_r(NULL, " ", &save)) {
+        if (r->n_words == WORDS_MOST) return fail(r, "too many words");
+        if (strlen(w) > 200) return fail(r, "a word is too long");
+        r->word[r->n_words++] = w;
+    }
+    return r->n_words > 0 || fail(r, "an empty line");
+}
+
+static bool read_line(Reader *r, char *line, Artifact *out) {
+    switch (++r->line) {
+    case 1: return !strcmp(line, "ssdc-artifact 1") || fail(r, "not an artifact of version 1");
+    case 2:
+        if (!split(r, line)) return false;
+        if (r->n_words != 4 || strcmp(r->word[0], "program"))
+            return fail(r, "expected 'program NAME MODE TARGET'");
+        out->program = r->word[1];
+        out->mode = r->word[2];
+        out->target = r->word[3];
+        return true;
+    case 3:
+        if (strncmp(line, "schedule ", 9)) return fail(r, "expected 'schedule ...'");
+        out->schedule = line + 9;
+        return true;
+    }
+    if (!split(r, line)) return false;
+    for (size_t i = 0; i < COUNTOF(lines); i++)
+        if (!strcmp(r->word[0], lines[i].word)) return lines[i].read(r);
+    return fail(r, "unknown line '%.40s'", r->word[0]);
+}
+
+// What can only be said when all lines are known.
+static bool check_whole(Reader *r) {
+    if (!r->plans.n) return fail(r, "no plan");
+    for (u32 i = 0; i < r->syms.n; i++) {
+        const ArtSym *s = &r->syms.v[i];
+        const ArtTensor *t = find_param(r, s->param);
+        if (!t || s->dim >= t->rank)
+            return fail(r, "symbol '%s' names no dim of '%s'", s->name, s->param);
+    }
+    for (u32 i = 0; i < r->params.n; i++) {
+        const ArtTensor *t = &r->params.v[i], *other = t->alias ? find_param(r, t->alias) : NULL;
+        if (!t->alias) continue;
+        bool ok = other && t->role == SSD_OUTPUT && other->role == SSD_INPUT &&
+                  t->dtype == other->dtype && t->rank == other->rank;
+        for (int d = 0; ok && d < t->rank; d++) ok = !strcmp(t->dim[d], other->dim[d]);
+        if (!ok) return fail(r, "'%s' cannot be alias of '%s'", t->name, t->alias);
+    }
+    return true;
+}
+
+bool ssd_artifact_parse(Arena *a, const char *text, size_t n, Artifact *out, Text *why) {
+    Reader r = {.a = a, .why = why};
+    *out = (Artifact){0};
+    for (size_t i = 0; i < n; i++)
+        if (text[i] != '\n' && (text[i] < ' ' || text[i] > '~')) return fail(&r, "an odd character");
+    char *at = ssd_arena_dup(a, text, n), *end = at + n;
+    while (at < end && !r.bad) {
+        char *stop = memchr(at, '\n', (size_t)(end - at));
+        if (!stop) return fail(&r, "the last line has no end");
+        *stop = 0;
+        read_line(&r, at, out);
+        at = stop + 1;
+    }
+    if (r.bad || !end_plan(&r) || !check_whole(&r)) return false;
+    out->n_syms = (int)r.syms.n;
+    out->n_params = (int)r.params.n;
+    out->n_plans = (int)r.plans.n;
+    out->syms = r.syms.v;
+    out->params = r.params.v;
+    out->plans = r.plans.v;
+    return true;
+}

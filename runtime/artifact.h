@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+// A compiled program as it lies in the cache: text that says how to launch it, and code.
+//
+// The text is lines of words (so that a newcomer can read it with `head`), the same for every target:
+//     ssdc-artifact 1
+//     program mamba2 forward cpu-x86-64-v4
+//     schedule form=chunked q=64 hoist=1
+//     sym b x 0                        # symbol b is dimension 0 of parameter x; checked against all others
+//     param x in bf16 b t 24 64        # role in|out; dims are formulas over symbols
+//     param hT out f32 b 24 64 128 alias h0
+//     plan always                      # or: plan when t>=64 && b*24>=2   ; first that holds is used
+//     ws S f32 b 1 cdiv(t,64) 64 64    # workspace tensors of this plan, each 64-aligned, in order
+//     kernel group b*cdiv(t,64) 32768  # symbol in the code, blocks of the grid, bytes of scratch a thread
+//     kernel scan b*24 81920
+// Formulas know + - * / (floor) cdiv(,) min(,) max(,) comparisons && || parentheses, symbols, numbers;
+// arithmetic is checked: an overflow of int64 is an error, never a wrap.
+#ifndef SSD_ARTIFACT_H
+#define SSD_ARTIFACT_H
+
+#include "base.h"
+#include "ssd.h"
+
+typedef struct ArtTensor {
+    const char *name;
+    ssd_role role;
+    ssd_dtype dtype;
+    int rank;
+    const char *dim[SSD_MAX_RANK];  // formulas
+    const char *alias;              // parameter it may share memory with, or NULL
+} ArtTensor;
+typedef struct ArtKernel {
+    const char *symbol;
+    const char *blocks;  // formula
+    i64 scratch;         // bytes a worker needs, 64-aligned
+} ArtKernel;
+typedef struct ArtPlan {
+    const char *when;  // formula, "1" = always
+    int n_ws, n_kernels;
+    ArtTensor *ws;
+    ArtKernel *kernels;
+} ArtPlan;
+typedef struct ArtSym {
+    const char *name, *param;  // symbol = dimension `dim` of `param` (minus `minus`: s is the length of cu_seqlens less 1)
+    int dim, minus;
+} ArtSym;
+typedef struct Artifact {
+    const char *program, *mode, *target, *schedule;
+    int n_syms, n_params, n_plans;
+    ArtSym *syms;
+    ArtTensor *params;
+    ArtPlan *plans;
+    const void *code;  // ELF relocatable object (CPU) or cubin
+    size_t code_size;
+} Artifact;
+
+// Text of everything but the code, and back. Parse checks every line, formula and count; false with a
+// message in *why. All strings live in `a`.
+void ssd_artifact_print(const Artifact *art, Text *out);
+bool ssd_artifact_parse(Arena *a, const char *text, size_t n, Artifact *out, Text *why);
+
+// formula.c: value of a formula under symbols; false with a message on overflow, division by zero,
+// syntax or unknown symbol.
+bool ssd_formula_eval(const char *formula, const char *const *syms, const i64 *values, int n, i64 *out,
+                      Text *why);
+
+// --- How CPU code is called (the ABI between codegen/llvm.c and device_cpu.c) -------------------------
+// One function a kernel: runs one block of the grid. Reads its tensors through these tables: entry i is
+// parameter i, then the workspace tensors of the plan. Strides and dims are in elements, SSD_MAX_RANK a
+// tensor. The worker has FTZ and DAZ set. scratch is 64-aligned and not initialised.
+typedef struct CpuArgs {
+    void *const *ptr;
+    const i64 *stride;  // [tensor * SSD_MAX_RANK + d]
+    const i64 *dim;     // [tensor * SSD_MAX_RANK + d]
+    const i64 *sym;
+} CpuArgs;
+typedef void CpuKernel(const CpuArgs *args, i64 block, void *scratch);
+
+#endif

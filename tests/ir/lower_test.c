@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: Apache-2.0
+// Lowering, apart from any back end: every graph of tests/ir/graphs in every form and many chunk lengths,
+// the T0 program run by the tile interpreter against the graph's own meaning, both in double.
+#include "../../ir/pass.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+static int passed, failed, refused;
+static u64 seed = 1;
+static double draw(void) {  // uniform in (0.05, 1.05)
+    seed = seed * 6364136223846793005ull + 1442695040888963407ull;
+    return (double)(seed >> 40) / 16777216.0 + 0.05;
+}
+
+static char *slurp(Arena *a, const char *path, size_t *n) {
+    FILE *f = fopen(path, "rb");
+    if (!f) {
+        fprintf(stderr, "%s: cannot open\n", path);
+        exit(2);
+    }
+    char *s = ssd_arena_alloc(a, 1 << 16);
+    *n = fread(s, 1, (1 << 16) - 1, f);
+    fclose(f);
+    return s;
+}
+
+typedef struct Size {
+    i64 b, t, s;
+} Size;
+
+static i64 size_of(const Graph *g, AxisId x, Size z) {
+    const Axis *a = &g->axes.v[x];
+    if (a->kind == AX_BATCH) return g->packed ? 1 : z.b;
+    if (a->kind == AX_TIME) return z.t;
+    return a->kind == AX_SEQ ? z.s : a->size;
+}
+
+static Array array(Arena *a, const Graph *g, const AxisId *ax, int n, Size z) {
+    Array r = {0};
+    for (int i = 0; i < n; i++)
+        if (!(g->step && g->axes.v[ax[i]].kind == AX_TIME)) r.dims[r.rank++] = size_of(g, ax[i], z);
+    r.v = NEWN(a, double, ssd_array_count(&r) + 1);
+    for (i64 i = 0; i < ssd_array_count(&r); i++) r.v[i] = draw();
+    return r;
+}
+
+static double worst(const Array *x, const Array *y) {
+    double err = 0, top = 1e-30;
+    for (i64 i = 0; i < ssd_array_count(y); i++) {
+        if (!(fabs(x->v[i] - y->v[i]) <= err)) err = fabs(x->v[i] - y->v[i]);
+        if (isnan(x->v[i]) || isnan(y->v[i])) return INFINITY;
+        top = fmax(top, fabs(y->v[i]));
+    }
+    return err / top;
+}
+
+// One graph, schedule and size. The bound: sums of up to a few hundred products in double.
+static void run(const char *file, const char *text, size_t n, const char *schedule, Size z) {
+    Arena a = {0};
+    Text why = {0};
+    Diag d = {.arena = &a, .file = file, .source = text, .source_len = n};
+    Graph *g = ssd_graph_parse(&a, text, n, file, &d);
+    if (!g) {
+        ssd_diag_print(&d, &why);
+        printf("%s", why.s);
+        failed++;
+        goto done;
+    }
+    int n_in = (int)g->ins.n;
+    NamedArray *in = NEWN(&a, NamedArray, n_in + 1), *out = NEWN(&a, NamedArray, g->outs.n);
+    for (int i = 0; i < n_in; i++) {
+        const Node *node = ssd_graph_node(g, g->ins.v[i]);
+        in[i] = (NamedArray){g->names.v[node->name], array(&a, g, node->ax, node->naxes, z)};
+    }
+    if (g->packed) {
+        Array cu = {.rank = 1, .dims = {z.s + 1}, .v = NEWN(&a, double, z.s + 1)};
+        for (i64 i = 1; i <= z.s; i++) cu.v[i] = i == z.s ? (double)z.t : floor((double)(z.t * (i / 2)) / (double)z.s);
+        in[n_in++] = (NamedArray){"cu_seqlens", cu};
+    }
+    InterpOptions opt = {.meaning = MEAN_RECURRENCE, .b = z.b, .t = z.t};
+    if (!ssd_graph_interp(g, &a, in, n_in, &opt, out, &why)) {
+        printf("%s: %s\n", file, why.s);
+        failed++;
+        goto done;
+    }
+    Unit u = {.arena = &a, .graph = g, .schedule = ssd_schedule_auto, .verify = true};
+    if (!ssd_schedule_parse(schedule, &u.schedule, &why)) SSD_BUG("%s", why.s);
+    if (!ssd_pass_run(&u, NULL, "hoist", NULL, NULL)) {
+        refused++;
+        ssd_text_free(&u.refusal);
+        goto done;
+    }
+    Prog *p = u.prog;
+    TileRun r = {.tensor = NEWN(&a, Array, p->tensors.n)};
+    for (u32 i = 0; i < p->syms.n; i++) {
+        char c = p->syms.v[i][0];
+        r.sym[i] = c == 'b' ? z.b : c == 't' ? z.t : z.s;
+    }
+    for (u32 i = 1; i < p->tensors.n; i++) {
+        const TTensor *t = &p->tensors.v[i];
+        for (int k = 0; k < n_in; k++)
+            if (t->role == T_IN && !strcmp(in[k].name, t->name)) r.tensor[i] = in[k].a;
+        for (u32 k = 0; k < g->outs.n; k++)
+            if (t->role == T_OUT && !strcmp(out[k].name, t->name)) {
+                r.tensor[i] = out[k].a;
+                i64 c = ssd_array_count(&out[k].a);
+                r.tensor[i].v = NEWN(&a, double, c + 1);
+                for (i64 e = 0; e < c; e++) r.tensor[i].v[e] = NAN;
+            }
+    }
+    bool ok = ssd_tile_interp(p, &a, &r, &why);
+    double err = 0;
+    const char *bad = "";
+    for (u32 i = 1; ok && i < p->tensors.n; i++)
+        for (u32 k = 0; k < g->outs.n; k++)
+            if (p->tensors.v[i].role == T_OUT && !strcmp(out[k].name, p->tensors.v[i].name)) {
+                double e = worst(&r.tensor[i], &out[k].a);
+                if (e > err) err = e, bad = out[k].name;
+            }
+    if (ok && err < 1e-11) {
+        passed++;
+    } else {
+        failed++;
+        printf("%s %s b=%d t=%d: %s %s %g\n", file, schedule, (int)z.b, (int)z.t, ok ? "output" : why.s, bad, err);
+        if (getenv("LOWER_DUMP")) {
+            Text t = {0};
+            ssd_tile_print(p, &t);
+            puts(t.s);
+        }
+    }
+done:
+    ssd_text_free(&why);
+    ssd_arena_free(&a);
+}
+
+int main(int argc, char **argv) {
+    static const char *const schedules[] = {"",
+                                            "form=recurrent",
+                                            "form=recurrent block=2",
+                                            "form=chunked q=1",
+                                            "form=chunked q=8 hoist=0",
+                                            "form=chunked q=17",
+                                            "form=chunked q=64",
+                                            "form=quadratic q=8",
+                                            "form=quadratic q=64"};
+    static const Size sizes[] = {{2, 0, 3}, {1, 1, 1}, {2, 7, 3}, {1, 16, 2}, {2, 17, 4}, {1, 53, 5}};
+    for (int f = 1; f < argc; f++) {
+        Arena a = {0};
+        size_t n;
+        char *text = slurp(&a, argv[f], &n);
+        for (size_t s = 0; s < COUNTOF(schedules); s++)
+            for (size_t z = 0; z < COUNTOF(sizes); z++) run(argv[f], text, n, schedules[s], sizes[z]);
+        ssd_arena_free(&a);
+    }
+    printf("%d schedules refused with a reason\n%d passed, %d failed\n", refused, passed, failed);
+    return failed != 0;
+}

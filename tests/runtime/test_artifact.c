@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: Apache-2.0
+// Formulas, and the text of artifacts: round trip, each kind of wrong line, and noise.
+#include "test.h"
+
+static const char *const syms[] = {"b", "t"};
+static const i64 values[] = {2, 100};
+
+static void expect_value(const char *f, i64 want) {
+    i64 v;
+    Text why = {0};
+    bool ok = ssd_formula_eval(f, syms, values, 2, &v, &why);
+    if (!CHECK(ok && v == want)) printf("  %s = %lld, not %lld (%s)\n", f, (long long)v, (long long)want, why.s ? why.s : "");
+    ssd_text_free(&why);
+}
+
+static void expect_fault(const char *f, const char *message) {
+    i64 v;
+    Text why = {0};
+    CHECK(!ssd_formula_eval(f, syms, values, 2, &v, &why) && v == 0);
+    CHECK_HOLDS(why.s, message);
+    ssd_text_free(&why);
+}
+
+static void formulas(void) {
+    static const struct {
+        const char *f;
+        i64 want;
+    } good[] = {{"t", 100}, {"cdiv(t,64)*24", 48}, {"1-2-3", -4}, {"2+3*4", 14}, {"2*3+4", 10},
+                {"7/2", 3}, {"-7/2", -4}, {"7/-2", -4}, {"cdiv(7,2)", 4}, {"cdiv(-7,2)", -3}, {"cdiv(7,-2)", -3},
+                {"cdiv(8,2)", 4}, {"min(b,max(t,3))", 2}, {"t>=64 && b*24>=2", 1}, {"t<64 || b==3", 0},
+                {"1+2<4&&0||1", 1}, {"b==2||1/0", 1}, {"b!=2&&1/0", 0}, {"0&&1/0||3>2", 1}, {"-(-3)", 3},
+                {"2*-3", -6}, {"-b*3+t", 94}, {"1<2<3", 1}, {" ( t ) ", 100}, {"9223372036854775807", INT64_MAX},
+                {"(0-9223372036854775807-1)", INT64_MIN}, {"1<=1", 1}, {"1!=1", 0}, {"((((((((t))))))))", 100}};
+    static const struct {
+        const char *f, *fault;
+    } wrong[] = {{"", "unexpected end"}, {"t)", "unexpected character"}, {"((t", "expected ')'"}, {"q", "unknown symbol 'q'"},
+                 {"b==2||q", "unknown symbol"}, {"1/0", "division by zero"}, {"cdiv(t,0)", "division by zero"},
+                 {"9223372036854775808", "too large"}, {"9223372036854775807+1", "overflow"},
+                 {"t*t*t*t*t*t*t*t*t*t*t", "overflow"}, {"(0-9223372036854775807-1)/-1", "overflow"},
+                 {"cdiv(0-9223372036854775807-1,-1)", "overflow"}, {"-(0-9223372036854775807-1)", "overflow"},
+                 {"min(b)", "expected ','"}, {"min(b,t", "expected ')'"}, {"min", "unknown symbol 'min'"},
+                 {"a b", "unknown symbol"}, {"b t", "unexpected character"}, {"1+", "unexpected end"}, {"1=2", "unexpected"},
+                 {"b&t", "unexpected"}};
+    for (size_t i = 0; i < COUNTOF(good); i++) expect_value(good[i].f, good[i].want);
+    for (size_t i = 0; i < COUNTOF(wrong); i++) expect_fault(wrong[i].f, wrong[i].fault);
+
+    static char deep[20000];
+    memset(deep, '(', sizeof deep - 1);
+    expect_fault(deep, "nested too deeply");
+    memset(deep, '-', sizeof deep - 1);
+    expect_fault(deep, "nested too deeply");
+
+    i64 v;  // without values only syntax and names are checked
+    Text why = {0};
+    CHECK(ssd_formula_eval("1/0 + b*t", syms, NULL, 2, &v, &why) && !why.s);
+    CHECK(!ssd_formula_eval("1/0 + q", syms, NULL, 2, &v, &why));
+    ssd_text_free(&why);
+}
+
+static const char sample[] = "ssdc-artifact 1\n"
+                             "program mamba2 forward cpu-x86-64-v4\n"
+                             "schedule form=chunked q=64 hoist=1\n"
+                             "sym b x 0\n"
+                             "sym t x 1\n"
+                             "sym s cu_seqlens 0 minus 1\n"
+                             "param x in bf16 b t 24 64\n"
+                             "param h0 in f32 b 24 64 128\n"
+                             "param cu_seqlens in i32 s+1\n"
+                             "param y out bf16 b t 24 64\n"
+                             "param hT out f32 b 24 64 128 alias h0\n"
+                             "plan when t>=64 && b*24>=2\n"
+                             "ws S f32 b 1 cdiv(t,64) 64 64\n"
+                             "kernel group b*cdiv(t,64) 32768\n"
+                             "kernel scan b*24 81920\n"
+                             "plan always\n"
+                             "kernel all b 0\n";
+
+static void round_trip(void) {
+    Arena a = {0};
+    Artifact art;
+    Text why = {0}, out = {0};
+    CHECK(ssd_artifact_parse(&a, sample, sizeof sample - 1, &art, &why));
+    CHECK(!why.s && art.n_syms == 3 && art.n_params == 5 && art.n_plans == 2);
+    CHECK(art.plans[0].n_ws == 1 && art.plans[0].n_kernels == 2 && art.plans[0].kernels[1].scratch == 81920);
+    CHECK(art.syms[2].minus == 1 && art.syms[2].dim == 0);
+    CHECK_SAME(art.params[4].alias, "h0");
+    CHECK_SAME(art.plans[1].when, "1");
+    CHECK_SAME(art.schedule, "form=chunked q=64 hoist=1");
+    ssd_artifact_print(&art, &out);
+    CHECK_SAME(out.s, sample);
+    ssd_text_free(&out);
+    art.params[0].dim[1] = "t + 0";  // a formula of a compiler that likes blanks
+    ssd_artifact_print(&art, &out);
+    CHECK_HOLDS(out.s, "param x in bf16 b t+0 24 64\n");
+    ssd_text_free(&out);
+    ssd_arena_free(&a);
+}
+
+// The sample with its line `from` replaced; NULL removes it.
+static void expect_refused(const char *from, const char *to, const char *message) {
+    Arena a = {0};
+    Artifact art;
+    Text text = {0}, why = {0};
+    const char *at = strstr(sample, from), *end = strchr(at, '\n') + 1;
+    ssd_text_put(&text, sample, (size_t)(at - sample));
+    if (to) ssd_text_printf(&text, "%s\n", to);
+    ssd_text_put(&text, end, strlen(end));
+    CHECK(!ssd_artifact_parse(&a, text.s, text.n, &art, &why));
+    CHECK_HOLDS(why.s, message);
+    ssd_text_free(&text);
+    ssd_text_free(&why);
+    ssd_arena_free(&a);
+}
+
+static void refused(void) {
+    static const struct {
+        const char *from, *to, *message;
+    } cases[] = {{"ssdc-artifact", "ssdc-artifact 2", "line 1: not an artifact of version 1"},
+                 {"program", "program mamba2 forward", "line 2"},
+                 {"schedule", "form=x", "line 3"},
+                 {"sym b", "sym b x 9", "bad number"},
+                 {"sym b", "sym b x 4", "names no dim"},
+                 {"sym b", "sym b z 0", "names no dim of 'z'"},
+                 {"sym b", "sym t x 0", "symbol 't' again"},
+                 {"sym b", NULL, "unknown symbol 'b'"},
+                 {"sym s", "sym s cu_seqlens 0 plus 1", "expected 'sym"},
+                 {"param x", "param x inout bf16 b t 24 64", "neither in nor out"},
+                 {"param x", "param x in f99 b t 24 64", "unknown dtype 'f99'"},
+                 {"param x", "param x in f64 b t 24 64", "unknown dtype 'f64'"},
+                 {"param x", "param x in bf16 b t 24 (", "formula '('"},
+                 {"param x", "param x in bf16 b t 1 1 1 1 1 1 1", "more than 8 dims"},
+                 {"param x", "param h0 in bf16 b t 24 64", "parameter 'h0' again"},
+                 {"param hT", "param hT out f32 b 24 64 128 alias h1", "cannot be alias"},
+                 {"param hT", "param hT out bf16 b 24 64 128 alias h0", "cannot be alias"},
+                 {"param hT", "param hT out f32 b 24 64 12 alias h0", "cannot be alias"},
+                 {"param hT", "param hT out f32 b 24 64 128 alias y", "cannot be alias"},
+                 {"plan when", NULL, "'ws' before the first plan"},
+                 {"plan when", "plan when", "expected 'plan"},
+                 {"plan when", "plan when t>=q", "unknown symbol 'q'"},
+                 {"plan always", "param z in f32 b", "parameters stand before plans"},
+                 {"ws S", "ws S", "expected 'ws"},
+                 {"kernel all", NULL, "a plan without kernels"},
+                 {"kernel all", "kernel all b -1", "bad scratch size"},
+                 {"kernel all", "kernel all b 99999999999999999999", "bad scratch size"},
+                 {"kernel all", "kernel all b", "expected 'kernel"},
+                 {"kernel all", "kernels all b 0", "unknown line 'kernels'"},
+                 {"kernel all", "kernel a\x01ll b 0", "odd character"},
+                 {"kernel all", "", "empty line"}};
+    for (size_t i = 0; i < COUNTOF(cases); i++) expect_refused(cases[i].from, cases[i].to, cases[i].message);
+}
+
+// Cut and damaged texts: refused or, when the damage means something, taken; never a fault.
+static void noise(void) {
+    u64 seed = 1;
+    size_t n = sizeof sample - 1;
+    for (size_t k = 0; k < 3 * n; k++) {
+        Arena a = {0};
+        Artifact art;
+        Text why = {0};
+        char *copy = malloc(n);
+        memcpy(copy, sample, n);
+        size_t len = k < n ? k : n;
+        if (k >= n) copy[test_random(&seed) % n] = (char)test_random(&seed);
+        bool ok = ssd_artifact_parse(&a, copy, len, &art, &why);
+        CHECK(ok == !why.s);
+        if (ok) {  // what is accepted prints and parses to itself
+            Text once = {0}, twice = {0};
+            Artifact again;
+            ssd_artifact_print(&art, &once);
+            if (CHECK(ssd_artifact_parse(&a, once.s, once.n, &again, &why))) ssd_artifact_print(&again, &twice);
+            CHECK_SAME(twice.s, once.s);
+            ssd_text_free(&once);
+            ssd_text_free(&twice);
+        }
+        free(copy);
+        ssd_text_free(&why);
+        ssd_arena_free(&a);
+    }
+}
+
+int main(void) {
+    formulas();
+    round_trip();
+    refused();
+    noise();
+    return test_end();
+}
