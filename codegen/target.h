@@ -24,4 +24,8 @@ const Target *ssd_target_find(const char *name);  // NULL when unknown
 void ssd_artifact_from_prog(Arena *a, const Prog *p, const char *mode, const char *target,
                             const i64 *scratch, Artifact *out);
 
+// For `ssdc doctor`: whether code can be generated here; LLVM is loaded to find out. *found gets its
+// version and where it lies, or what is missing.
+bool ssd_llvm_probe(Text *found);
+
 #endif

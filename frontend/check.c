@@ -712,5 +712,5 @@ void ssd_spec_check(Spec *s, Diag *d) {
     }
     for (u32 i = 0; i < s->outputs.n; i++) type_output(&c, &s->outputs.v[i]);
     reach(s);
-    warn_unused(&c);
+    if (!d->errors) warn_unused(&c);  // beside errors it would name what a misspelt name meant
 }

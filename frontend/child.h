@@ -8,7 +8,7 @@
 
 // As ssd_compile. With a working cache the child fills it and this process loads the entry; without
 // one, this process compiles again after the child has shown that it can. A failure's message is
-// ssd_last_error's.
+// ssd_last_error's. For a process whose other threads compile nothing meanwhile.
 ssd_status ssd_child_compile(ssd_context *ctx, const ssd_compile_options *o,
                              ssd_kernel **out_kernel);
 

@@ -91,6 +91,7 @@ static int explain(Cli *c, ssd_compile_options o, const char *candidate, Text *c
         ssd_text_free(&f.grid);
     } else if (s == SSD_UNSUPPORTED && *candidate) {
         print_row(c, candidate, "refused", NULL, ssd_last_error());
+        if (c->schedule) code = CLI_NO;
     } else {
         code = ssd_cli_fail(s, ssd_last_error());
     }

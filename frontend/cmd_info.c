@@ -142,8 +142,7 @@ static void check_library(const Cli *c, const char *what, const char *const *nam
         char text[96];
         snprintf(text, sizeof text, "%s found; the CUDA target comes later", names[i]);
         finding(c, INFO, what, text, "");
-        dlclose(lib);
-        return;
+        return; // and stays loaded: NVRTC cannot be unloaded cleanly
     }
     finding(c, INFO, what, advice, "");
 }

@@ -133,8 +133,11 @@ static bool take(Parser *p, const char *sign) {
     return true;
 }
 
+// For messages: what stands where something else is expected.
 static const char *found(const Parser *p) {
-    return p->tok.kind == T_END ? "the end" : ssd_arena_printf(p->arena, "'%.40s'", p->tok.text);
+    const YamlNode *n = p->cursor.node;
+    if (p->tok.kind != T_END) return ssd_arena_printf(p->arena, "'%.40s'", p->tok.text);
+    return n->in_flow && n->style == YAML_PLAIN ? "the end; inside { } a text with commas stands in quotes" : "the end";
 }
 
 // --- Trees --------------------------------------------------------------------------------------------

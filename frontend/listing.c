@@ -137,10 +137,9 @@ static void start_label(Lister *l, const char *label) {
     l->labels = 0;
 }
 
-static void list_states(Lister *l) {
+static void states_of_calls(Lister *l) {
     static const char *const operands[] = {"query", "key", "value", "log_decay"};
     Spec *s = l->spec;
-    for (u32 i = 0; i < s->ops.n; i++) state_of_operator(l, &s->ops.v[i]);
     for (u32 i = 0; i < s->symbols.n; i++) {
         Symbol *sym = &s->symbols.v[i];
         if (sym->kind != SYM_LET || !sym->reached) continue;
@@ -269,11 +268,13 @@ static void list_tensors(Lister *l, Mode mode) {
     }
 }
 
-void ssd_spec_listing(Spec *s, Diag *d) {
+void ssd_spec_listing(Spec *s, Diag *d, bool complete) {
     Lister l = {.arena = s->arena, .diag = d, .spec = s};
     check_tensor_names(&l);
-    list_states(&l);
+    for (u32 i = 0; i < s->ops.n; i++) state_of_operator(&l, &s->ops.v[i]);
+    if (complete) states_of_calls(&l);
     check_modes(&l);
+    if (!complete) return;
     find_roles(s);
     list_tensors(&l, MODE_FORWARD);
     list_tensors(&l, MODE_STEP);

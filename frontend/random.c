@@ -6,6 +6,7 @@
 //   0.1; a
 //               separate bias input takes the spread and dt itself only the 0.5 N(0, 1)
 //   A_log       log of 1 .. 16, spread over heads
+//   decay       -0.001 .. -0.1, log-uniform: a factor of log_decay itself
 //   state       N(0, 1) / 4
 //   cu_seqlens  a random partition of 0..t, one sequence of it empty
 #include "random.h"
@@ -112,6 +113,8 @@ static void fill(const SpecTensor *st, HostTensor *h, i64 t, bool separate_bias,
             v = log(1 + 15 * spread(h, i));
         else if (dt && !tokens)
             v = dt_bias(spread(h, i));
+        else if (hinted(st, "decay"))
+            v = -0.001 * pow(100, ssd_random_uniform(&r));
         else
             v = scale * ssd_random_normal(&r) + (dt && !separate_bias ? dt_bias(spread(h, i)) : 0);
         ssd_host_store(h->view.data, h->view.dtype, i, v);

@@ -216,7 +216,7 @@ static void read_dim(Reader *r, const YamlNode *key, const YamlNode *value) {
     if (!text) return;
     if (!integer(text, 1, MAX_DIM, &size)) {
         ERROR_AT(r, value->at, "%s is a number from 1 to %d, found '%.40s'", key->text, MAX_DIM, text);
-        return;
+        size = 1;  // the axis exists, whatever its size
     }
     int x = !strcmp(name, "h") ? AXIS_H : !strcmp(name, "g") ? AXIS_G : -1;
     int old = ssd_spec_axis(s, name);
@@ -625,10 +625,11 @@ Spec *ssd_spec_parse(Arena *a, const char *text, size_t n, const char *file, con
     for (int i = 0; i < AXIS_FEATURE; i++)
         s->axes[i] = (SpecAxis){.name = fixed[i], .key = fixed[i], .size = i <= AXIS_S ? -1 : 0};
     Reader r = {a, d, doc, s, dims};
+    if (!d->source) d->file = file, d->source = text, d->source_len = n;
     ssd_yaml_parse(a, text, n, file, d, doc);
     if (!doc->root) return NULL;
     read_spec(&r, doc->root);
     ssd_spec_check(s, d);
-    if (d->errors == before) ssd_spec_listing(s, d);
+    ssd_spec_listing(s, d, d->errors == before);
     return d->errors == before ? s : NULL;
 }

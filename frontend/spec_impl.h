@@ -157,7 +157,7 @@ static inline u32 ssd_spec_join(u32 a, u32 b) {
 // "; did you mean 'x'?" or "".
 const char *ssd_spec_meant(Arena *a, const char *s, const char *const *names, int n);
 
-void ssd_spec_check(Spec *s, Diag *d);     // check.c
-void ssd_spec_listing(Spec *s, Diag *d);   // listing.c
+void ssd_spec_check(Spec *s, Diag *d);                   // check.c
+void ssd_spec_listing(Spec *s, Diag *d, bool complete);  // listing.c; complete: there were no errors
 
 #endif

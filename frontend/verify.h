@@ -33,7 +33,6 @@ typedef struct Trial {
     int n_spec_in, n_spec_out;
     HostSet in, out;
     NamedArray *want; // [out.n] the meaning, in the order of `out`
-    ssd_dtype narrow; // the narrowest float among inputs
     char shape[96];   // "b=2 t=200"
     // of the last ssd_trial_run:
     Schedule ran;

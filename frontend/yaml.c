@@ -11,6 +11,7 @@ typedef struct Reader {
     YamlDoc *doc;
     yaml_parser_t parser;
     u32 nodes;
+    bool flow;  // inside { } or [ ]
     bool stop;  // a limit was passed or the syntax is broken: unwind
 } Reader;
 
@@ -83,8 +84,7 @@ static bool scan_bytes(Reader *r) {
         if ((c < 0x20 && c != '\t') || (c >= 0x7f && c < 0xa0) || c == 0xfeff || c == 0xfffe || c == 0xffff)
             ssd_diag_add(r->diag, DIAG_ERROR, at, "control character U+%04X", c);
         if (c != ' ' && c != '\t') {
-            // A tab before a comment harms nobody.
-            if (indent && tab && c != '#')
+            if (indent && tab)
                 ssd_diag_add(r->diag, DIAG_ERROR, tab_at, "tab in indentation: YAML indents with spaces");
             indent = false;
         }
@@ -202,6 +202,7 @@ static YamlNode *read_scalar(Reader *r, const yaml_event_t *ev) {
         n->kind = YAML_BAD;
         return n;
     }
+    n->in_flow = r->flow;
     n->text = ssd_arena_dup(r->arena, text, len);
     n->len = (u32)len;
     switch (ev->data.scalar.style) {
@@ -217,6 +218,7 @@ static YamlNode *read_scalar(Reader *r, const yaml_event_t *ev) {
 // Reads the node that *ev opens, and deletes *ev. Never NULL.
 static YamlNode *read_node(Reader *r, yaml_event_t *ev, int depth) {
     YamlNode *n = new_node(r, YAML_BAD, ev->start_mark);
+    bool flow = r->flow;
     if (++r->nodes > YAML_MAX_NODES) {
         ERROR_AT(r, n->at, "more than %d values in a file", YAML_MAX_NODES);
         r->stop = true;
@@ -242,17 +244,20 @@ static YamlNode *read_node(Reader *r, yaml_event_t *ev, int depth) {
     case YAML_MAPPING_START_EVENT:
         no_extras(r, ev, ev->data.mapping_start.anchor, ev->data.mapping_start.tag);
         n->kind = YAML_MAP;
+        r->flow = flow || ev->data.mapping_start.style == YAML_FLOW_MAPPING_STYLE;
         yaml_event_delete(ev);
         read_map(r, n, depth);
         break;
     case YAML_SEQUENCE_START_EVENT:
         no_extras(r, ev, ev->data.sequence_start.anchor, ev->data.sequence_start.tag);
         n->kind = YAML_SEQ;
+        r->flow = flow || ev->data.sequence_start.style == YAML_FLOW_SEQUENCE_STYLE;
         yaml_event_delete(ev);
         read_seq(r, n, depth);
         break;
     default: SSD_BUG("unexpected YAML event %d", (int)ev->type);
     }
+    r->flow = flow;
     return n;
 }
 

@@ -5,7 +5,7 @@
 #ifndef SSD_YAML_H
 #define SSD_YAML_H
 
-#include "base.h"
+#include "../runtime/base.h"
 
 enum { YAML_MAX_BYTES = 1 << 20, YAML_MAX_SCALAR = 1 << 16, YAML_MAX_DEPTH = 32, YAML_MAX_NODES = 100000 };
 
@@ -25,6 +25,7 @@ typedef struct YamlPair {
 struct YamlNode {
     YamlKind kind;
     YamlStyle style;   // of a scalar
+    bool in_flow;      // a scalar inside { } or [ ], where a comma ends it unless it is quoted
     Place at;          // first character (of a block scalar: its '|' or '>')
     const char *text;  // scalar: NUL-terminated, len bytes, none of them NUL
     u32 len;

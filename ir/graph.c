@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Construction of graphs. A node is made once: an equal node made again is the same Ref, found by a hash
-// table over everything a node is except its name (inputs: with it). Tens to hundreds of nodes expected.
+// Construction of graphs. A node is made once: an equal node made again is the same Ref, found by a
+// hash table over everything a node is except its name (inputs: with it). Tens to hundreds of nodes
+// expected.
 #include "graph.h"
 
 #include <math.h>
@@ -10,15 +11,16 @@ const FnInfo ssd_fns[FN__COUNT] = {
 #include "fns.def"
 };
 
+// clang-format off
 double ssd_fn_eval(FnCode fn, double x, double y, double z) {
     switch (fn) {
-#define FN(id, text, arity, kind, meaning)                                                         \
-    case FN_##id: return (double)(meaning);
+#define FN(id, text, arity, kind, meaning) case FN_##id: return (double)(meaning);
 #include "fns.def"
     case FN__COUNT: break;
     }
     SSD_BUG("fn %d", (int)fn);
 }
+// clang-format on
 
 int ssd_fn_find(const char *name, size_t n) {
     for (int i = 0; i < FN__COUNT; i++)
@@ -36,7 +38,7 @@ Graph *ssd_graph_new(Arena *a, const char *name) {
     return g;
 }
 
-// --- Axes and names ---------------------------------------------------------------------------------
+// --- Axes and names -----------------------------------------------------------------------------
 
 AxisId ssd_graph_find_axis(const Graph *g, const char *name) {
     for (u32 i = 1; i < g->axes.n; i++)
@@ -58,8 +60,7 @@ AxisId ssd_graph_axis(Graph *g, const char *name, AxisKind kind, i64 size) {
         return x;
     }
     if (g->axes.n > 255) SSD_BUG("more than 255 axes");
-    vec_push(g->arena, &g->axes,
-             ((Axis){ssd_arena_dup(g->arena, name, strlen(name)), kind, size}));
+    vec_push(g->arena, &g->axes, ((Axis){ssd_arena_dup(g->arena, name, strlen(name)), kind, size}));
     return (AxisId)(g->axes.n - 1);
 }
 
@@ -77,7 +78,7 @@ bool ssd_graph_has_axis(const Graph *g, Ref r, AxisId x) {
     return false;
 }
 
-// --- Hash-consing ------------------------------------------------------------------------------------
+// --- Hash-consing -------------------------------------------------------------------------------
 
 // A node as words without padding. Numbers go in as bits: 0 and -0 differ, a NaN equals itself.
 typedef struct Key {
@@ -123,7 +124,7 @@ Ref ssd_graph_intern(Graph *g, const Node *n) {
     return g->nodes.n - 1;
 }
 
-// --- Builders ----------------------------------------------------------------------------------------
+// --- Builders -----------------------------------------------------------------------------------
 
 Ref ssd_graph_make(Graph *g, Node n) {
     ssd_graph_shape(g, &n);
@@ -142,8 +143,12 @@ Ref ssd_graph_in(Graph *g, const char *name, ssd_dtype dt, const AxisId *ax, int
     return r;
 }
 
-Ref ssd_graph_const(Graph *g, double v) { return ssd_graph_make(g, (Node){.op = OP_CONST, .val = v}); }
-Ref ssd_graph_index(Graph *g, AxisId x) { return ssd_graph_make(g, (Node){.op = OP_INDEX, .a0 = x}); }
+Ref ssd_graph_const(Graph *g, double v) {
+    return ssd_graph_make(g, (Node){.op = OP_CONST, .val = v});
+}
+Ref ssd_graph_index(Graph *g, AxisId x) {
+    return ssd_graph_make(g, (Node){.op = OP_INDEX, .a0 = x});
+}
 Ref ssd_graph_size(Graph *g, AxisId x) { return ssd_graph_make(g, (Node){.op = OP_SIZE, .a0 = x}); }
 
 Ref ssd_graph_fn(Graph *g, FnCode f, Ref a, Ref b, Ref c) {
@@ -184,13 +189,15 @@ Ref ssd_graph_scan(Graph *g, Ref a, bool max, Ref init) {
 
 Ref ssd_graph_ssd(Graph *g, Ref q, Ref k, Ref v, Ref l, Ref h0, SsdAttr at) {
     return ssd_graph_make(g, (Node){.op = OP_SSD,
-                          .arg = {q, k, v, l, h0},
-                          .flags = at.flags,
-                          .time = at.time,
-                          .k = at.band});
+                                    .arg = {q, k, v, l, h0},
+                                    .flags = at.flags,
+                                    .time = at.time,
+                                    .k = at.band});
 }
 
-Ref ssd_graph_final(Graph *g, Ref a) { return ssd_graph_make(g, (Node){.op = OP_FINAL, .arg = {a}}); }
+Ref ssd_graph_final(Graph *g, Ref a) {
+    return ssd_graph_make(g, (Node){.op = OP_FINAL, .arg = {a}});
+}
 
 void ssd_graph_out(Graph *g, const char *name, Ref a, ssd_dtype dt, const AxisId *ax, int naxes) {
     GraphOut o = {.name = ssd_arena_dup(g->arena, name, strlen(name)),
@@ -201,7 +208,7 @@ void ssd_graph_out(Graph *g, const char *name, Ref a, ssd_dtype dt, const AxisId
     vec_push(g->arena, &g->outs, o);
 }
 
-// --- Rewriting ---------------------------------------------------------------------------------------
+// --- Rewriting ----------------------------------------------------------------------------------
 
 bool ssd_graph_rewrite(Graph *g, const Ref *order, GraphRule *rule, void *ctx) {
     u32 n = g->nodes.n;

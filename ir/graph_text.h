@@ -20,18 +20,19 @@ extern const int ssd_attr_count;
 typedef struct OpInfo {
     const char *name;
     u8 least, most;
-    const char *attrs;  // names of ssd_attrs, space-separated
+    const char *attrs; // names of ssd_attrs, space-separated
 } OpInfo;
 extern const OpInfo ssd_ops[OP__COUNT];
-// The next attribute of an op: *at starts as OpInfo.attrs; NULL after the last. "fn" and "value" are
-// written as a plain word after the op and are skipped.
+// The next attribute of an op: *at starts as OpInfo.attrs; NULL after the last. "fn" and "value"
+// are written as a plain word after the op and are skipped.
 const Attr *ssd_attr_next(const char **at);
 
-extern const char *const ssd_axis_kinds[8];  // by AxisKind
-extern const char *const ssd_time_names[3];  // by TimeDir
+extern const char *const ssd_axis_kinds[8]; // by AxisKind
+extern const char *const ssd_time_names[3]; // by TimeDir
 extern const char *const ssd_matmul_names[4];
 
-// A name that text can hold as it is: letters, digits, '_' and '.', no digit first, no word with a meaning.
+// A name that text can hold as it is: letters, digits, '_' and '.', no digit first, no word with a
+// meaning.
 bool ssd_graph_plain_name(const char *s);
 
 // verify.c: one output, one axis against those before it.

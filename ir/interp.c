@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a graph means: its nodes evaluated one after the other, in double, as dense arrays. Every ssd is
-// evaluated by one of two routes that share nothing but their operands: the recurrence over tokens, or the
-// dense matrix L o (Q K^T) times V (interp_ssd.c). Sizes up to some hundred tokens are meant.
+// What a graph means: its nodes evaluated one after the other, in double, as dense arrays. Every
+// ssd is evaluated by one of two routes that share nothing but their operands: the recurrence over
+// tokens, or the dense matrix L o (Q K^T) times V (interp_ssd.c). Sizes up to some hundred tokens
+// are meant.
 //
-// Everything that crosses time works by sequences: batch rows of a plain graph, the rows cu_seqlens[s] ..
-// cu_seqlens[s+1] of a packed one. No value of one sequence is ever read for another.
+// Everything that crosses time works by sequences: batch rows of a plain graph, the rows
+// cu_seqlens[s] .. cu_seqlens[s+1] of a packed one. No value of one sequence is ever read for
+// another.
 #include "interp.h"
 
 #include <math.h>
@@ -21,7 +23,7 @@ static bool fail(Run *r, const char *fmt, ...) {
     return false;
 }
 
-// --- Values ------------------------------------------------------------------------------------------
+// --- Values -------------------------------------------------------------------------------------
 
 i64 ssd_value_stride(const Value *v, AxisId x) {
     for (int i = 0; i < v->n; i++)
@@ -95,14 +97,15 @@ static int place_of(const Value *v, AxisId x) {
     return -1;
 }
 
-// The sequences a value with these axes has: all, or one when a plain graph's value lacks the batch axis.
+// The sequences a value with these axes has: all, or one when a plain graph's value lacks the batch
+// axis.
 const Seq *ssd_run_seqs(const Run *r, bool has_batch, i64 *n) {
     bool all = r->g->packed || has_batch;
     *n = all ? r->nseq : 1;
     return all ? r->seq : &r->one;
 }
 
-// --- Ops ---------------------------------------------------------------------------------------------
+// --- Ops ----------------------------------------------------------------------------------------
 
 static void run_fn(const Node *n, Value *out, const Value *const a[3]) {
     const Value *v[4] = {out, a[0], a[1], a[2]};
@@ -139,8 +142,8 @@ static void copy_part(Value *out, i64 out_at, const Value *a, AxisId x, AxisId t
     Walk w = walk_over((const Value *[4]){out, a}, to, to);
     i64 so = ssd_value_stride(out, to), sa = ssd_value_stride(a, x);
     EACH(w)
-        for (i64 i = 0; i < count; i++)
-            out->v[w.off[0] + (out_at + i) * so] = a->v[w.off[1] + (from + i) * sa];
+    for (i64 i = 0; i < count; i++)
+        out->v[w.off[0] + (out_at + i) * so] = a->v[w.off[1] + (from + i) * sa];
 }
 
 // Rounds to a float of `bits` significant bits, least exponent emin, greatest value `most`.
@@ -156,7 +159,7 @@ static void run_cast(const Node *n, Value *out, const Value *a) {
         double x = a->v[w.off[1]];
         if (n->dtype == SSD_BF16) x = round_to(x, 8, -126, 0x1.fep127);
         if (n->dtype == SSD_F16) x = round_to(x, 11, -14, 65504);
-        out->v[w.off[0]] = x;  // f32 stands for the real number
+        out->v[w.off[0]] = x; // f32 stands for the real number
     }
 }
 
@@ -164,13 +167,14 @@ static void run_heads(const Run *r, const Node *n, Value *out, const Value *a) {
     Walk w = walk_over((const Value *[4]){out, a}, 0, 0);
     int at = place_of(out, n->a1);
     i64 step = ssd_value_stride(a, n->a0);
-    i64 share = n->op == OP_SPREAD ? r->size[n->a1] / r->size[n->a0]
-                                   : r->size[n->a0] / r->size[n->a1];
+    i64 share =
+        n->op == OP_SPREAD ? r->size[n->a1] / r->size[n->a0] : r->size[n->a0] / r->size[n->a1];
     EACH(w) {
         i64 i = w.idx[at];
         const double *x = a->v + w.off[1];
         double s = 0;
-        if (n->op == OP_SPREAD) s = x[i / share * step];
+        if (n->op == OP_SPREAD)
+            s = x[i / share * step];
         else
             for (i64 j = 0; j < share; j++) s += x[(i * share + j) * step];
         out->v[w.off[0]] = s;
@@ -229,7 +233,7 @@ static void run_shift(const Run *r, const Node *n, Value *out, Value *fin, const
             if (!fin) continue;
             double *f = fin->v + w.off[3] + q.s * state_stride(r, fin);
             for (i64 i = 0; i < k; i++) {
-                i64 t = q.len + i;  // counted from the window's oldest
+                i64 t = q.len + i; // counted from the window's oldest
                 f[i * sf] = t >= k ? x[(t - k) * sa] : old ? old[t * sw] : 0;
             }
         }
@@ -275,7 +279,7 @@ static bool run_node(Run *r, Ref ref) {
     Value *out = &r->val[ref];
     const Value *a[5];
     for (int i = 0; i < 5; i++) a[i] = n->arg[i] ? &r->val[n->arg[i]] : NULL;
-    if (n->op == OP_IN || n->op == OP_FINAL) return true;  // bound; filled together with its operand
+    if (n->op == OP_IN || n->op == OP_FINAL) return true; // bound; filled together with its operand
     if (!new_value(r, out, n->ax, n->naxes)) return false;
     Value *fin = r->final_of[ref] ? &r->val[r->final_of[ref]] : NULL;
     if (fin) {
@@ -291,9 +295,7 @@ static bool run_node(Run *r, Ref ref) {
     case OP_SUM:
     case OP_AMAX: run_reduce(r, n, out, a[0]); break;
     case OP_CAT: run_cat(r, n, out); break;
-    case OP_SLICE:
-        copy_part(out, 0, a[0], n->a0, n->a1, n->k, n->a1 ? r->size[n->a1] : 1);
-        break;
+    case OP_SLICE: copy_part(out, 0, a[0], n->a0, n->a1, n->k, n->a1 ? r->size[n->a1] : 1); break;
     case OP_SPREAD:
     case OP_FOLD: run_heads(r, n, out, a[0]); break;
     case OP_SWAP: run_swap(r, n, out, a[0]); break;
@@ -307,7 +309,7 @@ static bool run_node(Run *r, Ref ref) {
     return true;
 }
 
-// --- Inputs ------------------------------------------------------------------------------------------
+// --- Inputs -------------------------------------------------------------------------------------
 
 static const NamedArray *find_input(const NamedArray *in, int n, const char *name) {
     for (int i = 0; i < n; i++)
@@ -343,8 +345,7 @@ static bool bind_absent(Run *r, Ref ref) {
     const Node *n = &r->g->nodes.v[ref];
     bool state = false;
     for (u32 i = 0; i < r->g->states.n; i++) state |= r->g->states.v[i].init == ref;
-    if (!n->has_default && !state)
-        return fail(r, "input '%s' is missing", r->g->names.v[n->name]);
+    if (!n->has_default && !state) return fail(r, "input '%s' is missing", r->g->names.v[n->name]);
     Value *v = &r->val[ref];
     v->n = 0;
     v->v = NEW(r->arena, double);
@@ -370,7 +371,7 @@ static bool bind_inputs(Run *r, const NamedArray *in, int n_in) {
     return true;
 }
 
-// --- Sequences ---------------------------------------------------------------------------------------
+// --- Sequences ----------------------------------------------------------------------------------
 
 static bool bind_packed(Run *r, const NamedArray *cu) {
     if (!cu) return fail(r, "input 'cu_seqlens' is missing");
@@ -416,7 +417,7 @@ static bool bind_sequences(Run *r, const NamedArray *in, int n_in, const InterpO
     return true;
 }
 
-// --- The whole ---------------------------------------------------------------------------------------
+// --- The whole ----------------------------------------------------------------------------------
 
 static void mark(const Graph *g, bool *live) {
     for (u32 i = 0; i < g->outs.n; i++) live[g->outs.v[i].ref] = true;

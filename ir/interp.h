@@ -12,7 +12,7 @@ typedef struct Value {
     i64 dim[8], stride[8];
     double *v;
 } Value;
-i64 ssd_value_stride(const Value *v, AxisId x);  // 0 when v lacks x
+i64 ssd_value_stride(const Value *v, AxisId x); // 0 when v lacks x
 
 // Tokens lo .. lo+len of batch row b; its state is row s.
 typedef struct Seq {
@@ -24,13 +24,13 @@ typedef struct Run {
     Arena *arena;
     Text *why;
     Meaning meaning;
-    AxisId b, t, s;  // 0 when the graph has none
-    i64 size[256];   // by axis
+    AxisId b, t, s; // 0 when the graph has none
+    i64 size[256];  // by axis
     Seq *seq;
     i64 nseq;
-    Seq one;        // for values without a batch axis
-    Value *val;     // by node
-    Ref *final_of;  // by node: the `final` that reads it
+    Seq one;       // for values without a batch axis
+    Value *val;    // by node
+    Ref *final_of; // by node: the `final` that reads it
 } Run;
 const Seq *ssd_run_seqs(const Run *r, bool has_batch, i64 *n);
 

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // The meaning of ssd, for one sequence and head at a time, in two ways that must agree.
 //
-// Both see tokens in walking order: `flip` and `rev` walk from the sequence's end, so a read at t sees
-// writes j <= t. What is left of the attributes is the order of the three acts at a token and with it the
-// range of log-decays between a write at j and a read at t, j < t:
+// Both see tokens in walking order: `flip` and `rev` walk from the sequence's end, so a read at t
+// sees writes j <= t. What is left of the attributes is the order of the three acts at a token and
+// with it the range of log-decays between a write at j and a read at t, j < t:
 //     fwd, flip   decay write read    j+1 .. t           strict: decay read write
 //     rev         write read decay    j   .. t-1         strict: read write decay
 //     read=before read decay write    j+1 .. t-1
@@ -20,14 +20,15 @@ typedef struct Part {
 typedef struct Op {
     i64 T, P, N, band;
     bool full, strict, before;
-    bool late;  // a token's decay acts after its write (rev)
-    Part q, k, v, l;  // l.v is NULL without a decay
-    double *a;        // exp(l)
-    double *h0, *h;   // [P][N]; h0 is NULL when it is zero
-    double *y;        // [T][P]
-    double *M;        // [T][T], dense only
-    double *sum;      // [l.np][l.nn] running sums of l
-    double *e;        // exp of them
+    bool late;       // a token's decay acts after its write (rev)
+    Part q, k, v, l; // l.v is NULL without a decay
+    double *a;       // exp(l)
+    double *h0, *h;  // [P][N]; h0 is NULL when it is zero
+    double *y;       // [T][P]
+    double *M;       // [T][T], dense only: masked scores
+    double *qk;      // [T][T], dense with a value-side decay only: q_i . k_j
+    double *sum;     // [l.np][l.nn] running sums of l
+    double *e;       // exp of them
 } Op;
 
 static double *token(const Part *p, i64 t) { return p->v + t * p->np * p->nn; }
@@ -35,7 +36,7 @@ static double *row(const Part *p, i64 t, i64 i) {
     return token(p, t) + (p->np > 1 ? i * p->nn : 0);
 }
 
-// --- Recurrence --------------------------------------------------------------------------------------
+// --- Recurrence ---------------------------------------------------------------------------------
 
 static void decay(const Op *o, i64 t) {
     if (!o->l.v) return;
@@ -83,8 +84,10 @@ static void walk(const Op *o, i64 from, i64 to, i64 reads) {
 
 static void start(const Op *o) {
     size_t bytes = sizeof(double) * (size_t)(o->P * o->N);
-    if (o->h0) memcpy(o->h, o->h0, bytes);
-    else memset(o->h, 0, bytes);
+    if (o->h0)
+        memcpy(o->h, o->h0, bytes);
+    else
+        memset(o->h, 0, bytes);
 }
 
 static void recurrence(const Op *o) {
@@ -102,17 +105,26 @@ static void recurrence(const Op *o) {
     }
 }
 
-// --- Dense matrix ------------------------------------------------------------------------------------
+// --- Dense matrix -------------------------------------------------------------------------------
 
-// sum += l_t, e = exp(sum). Sums only ever grow by whole terms, so a decay of zero (l = -inf) stays zero
-// and no inf - inf is formed.
-static void add_l(const Op *o, i64 t) {
-    if (!o->l.v) return;
+// sum += l_t, e = exp(sum). Sums only ever grow by whole terms, so a decay of zero (l = -inf) stays
+// zero and no inf - inf is formed.
+static void add_rows(const Op *o, i64 t, i64 from, i64 to) {
     const double *l = token(&o->l, t);
-    for (i64 i = 0; i < o->l.np * o->l.nn; i++) {
+    for (i64 i = from * o->l.nn; i < to * o->l.nn; i++) {
         o->sum[i] += l[i];
         o->e[i] = exp(o->sum[i]);
     }
+}
+
+static void add_l(const Op *o, i64 t) {
+    if (o->l.v) add_rows(o, t, 0, o->l.np);
+}
+
+// The same for value feature p alone.
+static void add_l_of(const Op *o, i64 t, i64 p) {
+    i64 i = o->l.np > 1 ? p : 0;
+    if (o->l.v) add_rows(o, t, i, i + 1);
 }
 
 static void clear_l(const Op *o) {
@@ -128,6 +140,7 @@ static double decayed(const Op *o, i64 p, i64 n) {
 static double score(const Op *o, i64 i, i64 j, i64 p) {
     const double *q = row(&o->q, i, p), *k = row(&o->k, j, p);
     double s = 0;
+    if (o->qk) return o->qk[i * o->T + j] * decayed(o, p, 0);
     if (o->l.nn > 1) {
         for (i64 n = 0; n < o->N; n++) s += q[n] * k[n] * decayed(o, p, n);
         return s;
@@ -136,7 +149,8 @@ static double score(const Op *o, i64 i, i64 j, i64 p) {
     return s * decayed(o, p, 0);
 }
 
-// Row i of L o (Q K^T) for value feature p; returns the first column that is not masked, *hi the last + 1.
+// Row i of L o (Q K^T) for value feature p; returns the first column that is not masked, *hi the
+// last + 1.
 static i64 scores(const Op *o, i64 i, i64 p, i64 *hi) {
     double *m = o->M + i * o->T;
     clear_l(o);
@@ -146,9 +160,10 @@ static i64 scores(const Op *o, i64 i, i64 p, i64 *hi) {
         return 0;
     }
     i64 lo = o->band ? MAX(0, i - o->band + 1) : 0;
-    i64 first = o->late ? 0 : 1, last = o->late || o->before ? i - 1 : i;  // the range is j+first .. last
+    i64 first = o->late ? 0 : 1,
+        last = o->late || o->before ? i - 1 : i; // the range is j+first .. last
     for (i64 j = i; j >= lo; j--) {
-        if (j + first <= last) add_l(o, j + first);
+        if (j + first <= last) add_l_of(o, j + first, p);
         if (j < i || !o->strict) m[j] = score(o, i, j, p);
     }
     *hi = i + !o->strict;
@@ -180,12 +195,18 @@ static void dense_states(const Op *o) {
         if (!o->late) add_l(o, t);
     }
     for (i64 p = 0; p < o->P && o->h0; p++)
-        for (i64 n = 0; n < o->N; n++)
-            o->h[p * o->N + n] += decayed(o, p, n) * o->h0[p * o->N + n];
+        for (i64 n = 0; n < o->N; n++) o->h[p * o->N + n] += decayed(o, p, n) * o->h0[p * o->N + n];
 }
 
 static void dense(const Op *o) {
-    bool each = o->q.np > 1 || o->k.np > 1 || o->l.np > 1;  // every value feature has its own scores
+    bool each = o->q.np > 1 || o->k.np > 1 || o->l.np > 1; // every value feature has its own scores
+    for (i64 i = 0; o->qk && i < o->T; i++)
+        for (i64 j = 0; j < o->T; j++) {
+            const double *q = token(&o->q, i), *k = token(&o->k, j);
+            double s = 0;
+            for (i64 n = 0; n < o->N; n++) s += q[n] * k[n];
+            o->qk[i * o->T + j] = s;
+        }
     for (i64 p0 = 0; p0 < (each ? o->P : 1); p0++) {
         i64 p1 = each ? p0 + 1 : o->P;
         for (i64 i = 0; i < o->T; i++) {
@@ -202,7 +223,7 @@ static void dense(const Op *o) {
     dense_states(o);
 }
 
-// --- Operands ----------------------------------------------------------------------------------------
+// --- Operands -----------------------------------------------------------------------------------
 
 // Offsets of v's elements over the product of axes, in row-major order.
 static i64 *offsets(const Run *r, const Value *v, const AxisId *ax, int n, i64 count) {
@@ -243,10 +264,10 @@ static Source operand(const Run *r, Ref ref, const SsdAxes *x, const Op *o, Part
     return s;
 }
 
-static void gather(const Run *r, const Source *s, const Part *part, const SsdAxes *x,
-                   const Seq *q, i64 head, bool backward) {
-    const double *base = s->v->v + q->b * ssd_value_stride(s->v, r->b) +
-                         head * ssd_value_stride(s->v, x->head);
+static void gather(const Run *r, const Source *s, const Part *part, const SsdAxes *x, const Seq *q,
+                   i64 head, bool backward) {
+    const double *base =
+        s->v->v + q->b * ssd_value_stride(s->v, r->b) + head * ssd_value_stride(s->v, x->head);
     double *to = part->v;
     for (i64 i = 0; i < q->len; i++) {
         i64 t = q->lo + (backward ? q->len - 1 - i : i);
@@ -271,8 +292,10 @@ static void copy_state(const Run *r, const Source *st, const SsdAxes *x, const O
     for (i64 i = 0; i < o->P; i++)
         for (i64 k = 0; k < o->N; k++) {
             double *e = &at[st->p[i] + st->n[k]], *m = &h[i * o->N + k];
-            if (out) *e = *m;
-            else *m = *e;
+            if (out)
+                *e = *m;
+            else
+                *m = *e;
         }
 }
 
@@ -301,15 +324,19 @@ static Op prepare(const Run *r, const Node *node, const SsdAxes *x, i64 most, So
         if (node->arg[i]) in[i] = operand(r, node->arg[i], x, &o, parts[i], most);
     if (node->arg[4]) {
         in[4] = source(r, &r->val[node->arg[4]], x, &o);
-        o.h0 = NEWN(r->arena, double, o.P * o.N);
+        o.h0 = NEWN(r->arena, double, o.P *o.N);
     }
     i64 nl = o.l.np * o.l.nn;
     o.a = NEWN(r->arena, double, MAX(most * nl, 1));
     o.sum = NEWN(r->arena, double, nl);
     o.e = NEWN(r->arena, double, nl);
-    o.h = NEWN(r->arena, double, o.P * o.N);
+    o.h = NEWN(r->arena, double, o.P *o.N);
     o.y = NEWN(r->arena, double, MAX(most * o.P, 1));
-    if (r->meaning == MEAN_DENSE) o.M = NEWN(r->arena, double, MAX(most * most, 1));
+    if (r->meaning == MEAN_DENSE) {
+        o.M = NEWN(r->arena, double, MAX(most * most, 1));
+        if (o.l.np > 1 && o.l.nn == 1 && o.q.np == 1 && o.k.np == 1)
+            o.qk = NEWN(r->arena, double, MAX(most * most, 1));
+    }
     return o;
 }
 
@@ -335,8 +362,10 @@ void ssd_run_ssd(const Run *r, Ref ssd, Value *y, Value *fin) {
             if (node->arg[k]) gather(r, &in[k], parts[k], &x, q, head, backward);
         for (i64 k = 0; o.l.v && k < o.T * o.l.np * o.l.nn; k++) o.a[k] = exp(o.l.v[k]);
         if (o.h0) copy_state(r, &in[4], &x, &o, q, head, o.h0, false);
-        if (r->meaning == MEAN_DENSE) dense(&o);
-        else recurrence(&o);
+        if (r->meaning == MEAN_DENSE)
+            dense(&o);
+        else
+            recurrence(&o);
         if (fin) copy_state(r, &out, &x, &o, q, head, o.h, true);
         scatter(r, y, py, &x, &o, q, head, backward);
     }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Graph text back to a graph. The text may come from anywhere: every line is checked by the rules that
-// built graphs obey (shape.c, verify.c), errors carry line and column, and parsing goes on with the next
-// line. '#' starts a comment.
+// Graph text back to a graph. The text may come from anywhere: every line is checked by the rules
+// that built graphs obey (shape.c, verify.c), errors carry line and column, and parsing goes on
+// with the next line. '#' starts a comment.
 #include "graph_text.h"
 
 #include <limits.h>
@@ -9,7 +9,7 @@
 #include <stdlib.h>
 
 enum { MOST_NODES = 10000, MOST_ERRORS = 50, MOST_WORDS = 64, BUCKETS = 1024 };
-#define BROKEN UINT32_MAX  // a name whose line had an error: its users are skipped in silence
+#define BROKEN UINT32_MAX // a name whose line had an error: its users are skipped in silence
 
 typedef struct Word {
     const char *s;
@@ -29,13 +29,13 @@ typedef struct Parser {
     Diag *d;
     const char *file;
     int line;
-    Word w[MOST_WORDS];  // the words of this line; w[n] is empty
+    Word w[MOST_WORDS]; // the words of this line; w[n] is empty
     int n, at;
-    bool silent;  // this line uses a broken name
+    bool silent; // this line uses a broken name
     Symbol *symbols[BUCKETS];
 } Parser;
 
-// --- Words -------------------------------------------------------------------------------------------
+// --- Words --------------------------------------------------------------------------------------
 
 static bool error_at(Parser *p, const Word *w, const char *fmt, ...) SSD_PRINTF(3, 4);
 static bool error_at(Parser *p, const Word *w, const char *fmt, ...) {
@@ -50,9 +50,7 @@ static bool error_at(Parser *p, const Word *w, const char *fmt, ...) {
     return false;
 }
 
-static bool is(const Word *w, const char *s) {
-    return strlen(s) == w->n && !memcmp(w->s, s, w->n);
-}
+static bool is(const Word *w, const char *s) { return strlen(s) == w->n && !memcmp(w->s, s, w->n); }
 static int len(const Word *w) { return (int)MIN(w->n, (size_t)40); }
 static const Word *peek(const Parser *p) { return &p->w[p->at]; }
 static const Word *next(Parser *p) { return p->at < p->n ? &p->w[p->at++] : &p->w[p->n]; }
@@ -132,7 +130,7 @@ static bool integer(Parser *p, const Word *w, i64 lo, i64 hi, i64 *out) {
                     (long long)hi, len(w), w->s);
 }
 
-// --- Symbols -----------------------------------------------------------------------------------------
+// --- Symbols ------------------------------------------------------------------------------------
 
 static Symbol **find_symbol(Parser *p, const Word *w) {
     Symbol **s = &p->symbols[ssd_hash(w->s, w->n, 0) % BUCKETS];
@@ -169,7 +167,7 @@ static bool operand(Parser *p, Ref *out) {
     return error_at(p, w, "unknown value '%.*s'", len(w), w->s);
 }
 
-// --- Types -------------------------------------------------------------------------------------------
+// --- Types --------------------------------------------------------------------------------------
 
 static bool axis_name(Parser *p, const Word *w, AxisId *out) {
     for (u32 i = 1; i < p->g->axes.n; i++)
@@ -198,7 +196,7 @@ static bool type(Parser *p, u8 *dtype, u8 *naxes, AxisId *ax) {
     return true;
 }
 
-// --- Nodes -------------------------------------------------------------------------------------------
+// --- Nodes --------------------------------------------------------------------------------------
 
 static const Attr *find_attr(const Node *n, const Word *w) {
     const char *at = ssd_ops[n->op].attrs;
@@ -211,7 +209,9 @@ static const Attr *find_attr(const Node *n, const Word *w) {
 static bool attribute(Parser *p, Node *n) {
     const Word *key = next(p);
     const Attr *a = find_attr(n, key);
-    if (!a) return error_at(p, key, "%s has no attribute '%.*s'", ssd_ops[n->op].name, len(key), key->s);
+    if (!a)
+        return error_at(p, key, "%s has no attribute '%.*s'", ssd_ops[n->op].name, len(key),
+                        key->s);
     if (!expect(p, "=")) return false;
     const Word *w = next(p);
     i64 k;
@@ -223,7 +223,8 @@ static bool attribute(Parser *p, Node *n) {
         n->k = (i32)k;
         return true;
     case AT_FLAG:
-        if (is(w, a->word[1])) n->flags |= a->bit;
+        if (is(w, a->word[1]))
+            n->flags |= a->bit;
         else if (!is(w, a->word[0]))
             return error_at(p, w, "%s is '%s' or '%s'", a->name, a->word[0], a->word[1]);
         return true;
@@ -276,7 +277,7 @@ static bool body(Parser *p, Node *n) {
 
 static bool node_line(Parser *p) {
     Word name = *next(p);
-    next(p);  // '='
+    next(p); // '='
     Word op = *peek(p);
     Node n = {0}, stated = {0};
     if (*find_symbol(p, &name))
@@ -317,7 +318,7 @@ static bool node_line(Parser *p) {
     return true;
 }
 
-// --- Other lines -------------------------------------------------------------------------------------
+// --- Other lines --------------------------------------------------------------------------------
 
 static bool axis_line(Parser *p) {
     const Word *w = next(p);
@@ -352,8 +353,10 @@ static bool out_line(Parser *p) {
         if (!strcmp(p->g->outs.v[i].name, o.name)) return error_at(p, w, "output %s twice", o.name);
     Text why = {0};
     bool ok = ssd_graph_verify_out(p->g, &o, &why);
-    if (!ok) error_at(p, w, "%s", why.s);
-    else vec_push(p->a, &p->g->outs, o);
+    if (!ok)
+        error_at(p, w, "%s", why.s);
+    else
+        vec_push(p->a, &p->g->outs, o);
     ssd_text_free(&why);
     return ok;
 }
@@ -380,9 +383,12 @@ static bool numerics_line(Parser *p) {
         Word key = *next(p);
         if (!expect(p, "=")) return false;
         Word w = *next(p);
-        if (is(&key, "deterministic") && is(&w, "invariant")) g->invariant = true;
-        else if (is(&key, "decay") && is(&w, "any")) g->decay_any = true;
-        else if (is(&key, "cumsum") && is(&w, "split")) g->cumsum_split = true;
+        if (is(&key, "deterministic") && is(&w, "invariant"))
+            g->invariant = true;
+        else if (is(&key, "decay") && is(&w, "any"))
+            g->decay_any = true;
+        else if (is(&key, "cumsum") && is(&w, "split"))
+            g->cumsum_split = true;
         else if (is(&key, "matmul")) {
             int m = -1;
             for (int i = 0; i < (int)COUNTOF(ssd_matmul_names); i++)
@@ -390,7 +396,8 @@ static bool numerics_line(Parser *p) {
             if (m < 0) return error_at(p, &w, "unknown matmul '%.*s'", len(&w), w.s);
             g->matmul = (u8)m;
         } else {
-            return error_at(p, &key, "unknown numerics '%.*s=%.*s'", len(&key), key.s, len(&w), w.s);
+            return error_at(p, &key, "unknown numerics '%.*s=%.*s'", len(&key), key.s, len(&w),
+                            w.s);
         }
     }
     return true;
@@ -444,7 +451,7 @@ Graph *ssd_graph_parse(Arena *a, const char *text, size_t n, const char *file, D
         const char *end = memchr(text + at, '\n', n - at);
         size_t m = end ? (size_t)(end - (text + at)) : n - at;
         if (split_line(p, text + at, m) && p->n) line(p);
-        if (!p->g && p->n) break;  // no graph: the first line said so
+        if (!p->g && p->n) break; // no graph: the first line said so
         at += m + 1;
     }
     if (!p->g && d->errors == before) error_at(p, &(Word){"", 0, 1}, "expected 'graph'");

@@ -31,8 +31,8 @@ static double now_us(void) {
 
 static void verify(const Unit *u, const Pass *p) {
     Text why = {0};
-    bool ok = p->out == LEVEL_GRAPH ? ssd_graph_verify(u->graph, &why)
-                                    : ssd_tile_verify(u->prog, &why);
+    bool ok =
+        p->out == LEVEL_GRAPH ? ssd_graph_verify(u->graph, &why) : ssd_tile_verify(u->prog, &why);
     if (!ok) SSD_BUG("after pass %s: %s", p->name, why.s ? why.s : "invalid");
 }
 
@@ -41,7 +41,8 @@ bool ssd_pass_run(Unit *u, const char *from, const char *to, PassHook *hook, voi
     for (int i = find(from, 0); i <= last; i++) {
         const Pass *p = &ssd_passes[i];
         if (p->in == LEVEL_GRAPH ? !u->graph : !u->prog)
-            SSD_BUG("pass %s has no %s to run on", p->name, p->in == LEVEL_GRAPH ? "graph" : "program");
+            SSD_BUG("pass %s has no %s to run on", p->name,
+                    p->in == LEVEL_GRAPH ? "graph" : "program");
         if (hook) hook(ctx, "before", p, u, false, 0);
         double start = now_us();
         bool changed = p->run(u);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// cse: equal nodes become one. Construction already sees to that; a pass that edits nodes in place may
-// leave equal ones behind, and rebuilding the graph finds them.
+// cse: equal nodes become one. Construction already sees to that; a pass that edits nodes in place
+// may leave equal ones behind, and rebuilding the graph finds them.
 //
 // Needs: a valid graph. Keeps: its meaning, its order. Breaks: nothing.
 #include "pass.h"

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// dce: what no output needs goes. Inputs stay, used or not: they are the artifact's parameters, and a
-// caller's arguments do not depend on how clever the compiler was.
+// dce: what no output needs goes. Inputs stay, used or not: they are the artifact's parameters, and
+// a caller's arguments do not depend on how clever the compiler was.
 //
 // Needs: a valid graph. Keeps: its meaning, its inputs. Breaks: nothing.
 #include "pass.h"

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// fold: constants and identities. An optional input that is left out arrives here as its default, so
-// `dt + 0` and `1 * x` are the rule, not the exception.
+// fold: constants and identities. An optional input that is left out arrives here as its default,
+// so `dt + 0` and `1 * x` are the rule, not the exception.
 //
 //     %3 = fn add dt 0          ->  dt
 //     %4 = fn mul %3 1          ->  dt
 //     %5 = size axis=h          ->  24
 //
-// x*0 stays: x may hold a NaN. A node is replaced only by one with the same axes. Comparisons never turn
-// into numbers (a bool is no float for a back end); what selects by them is folded instead.
+// x*0 stays: x may hold a NaN. A node is replaced only by one with the same axes. Comparisons never
+// turn into numbers (a bool is no float for a back end); what selects by them is folded instead.
 // Needs: a valid graph. Keeps: its meaning, but for the sign of a zero sum. Breaks: nothing.
 #include "pass.h"
 
@@ -20,22 +20,22 @@ static const struct {
     double c;
     Action to;
 } identities[] = {
-    {FN_ADD, 1, 0, TO_OTHER},   // x + 0      x
-    {FN_ADD, 0, 0, TO_OTHER},   // 0 + x      x
-    {FN_SUB, 1, 0, TO_OTHER},   // x - 0      x
-    {FN_SUB, 0, 0, TO_NEG},     // 0 - x      -x
-    {FN_MUL, 1, 1, TO_OTHER},   // x * 1      x
-    {FN_MUL, 0, 1, TO_OTHER},   // 1 * x      x
-    {FN_MUL, 1, -1, TO_NEG},    // x * -1     -x
-    {FN_MUL, 0, -1, TO_NEG},    // -1 * x     -x
-    {FN_DIV, 1, 1, TO_OTHER},   // x / 1      x
-    {FN_DIV, 1, -1, TO_NEG},    // x / -1     -x
-    {FN_POW, 1, 1, TO_OTHER},   // x ** 1     x
-    {FN_POW, 1, 2, TO_SQUARE},  // x ** 2     x * x
+    {FN_ADD, 1, 0, TO_OTHER},  // x + 0      x
+    {FN_ADD, 0, 0, TO_OTHER},  // 0 + x      x
+    {FN_SUB, 1, 0, TO_OTHER},  // x - 0      x
+    {FN_SUB, 0, 0, TO_NEG},    // 0 - x      -x
+    {FN_MUL, 1, 1, TO_OTHER},  // x * 1      x
+    {FN_MUL, 0, 1, TO_OTHER},  // 1 * x      x
+    {FN_MUL, 1, -1, TO_NEG},   // x * -1     -x
+    {FN_MUL, 0, -1, TO_NEG},   // -1 * x     -x
+    {FN_DIV, 1, 1, TO_OTHER},  // x / 1      x
+    {FN_DIV, 1, -1, TO_NEG},   // x / -1     -x
+    {FN_POW, 1, 1, TO_OTHER},  // x ** 1     x
+    {FN_POW, 1, 2, TO_SQUARE}, // x ** 2     x * x
 };
 
-// The number a node always is. Floats are folded already; what is left are comparisons, looked into to a
-// small depth.
+// The number a node always is. Floats are folded already; what is left are comparisons, looked into
+// to a small depth.
 static bool number_in(const Graph *g, Ref r, double *out, int depth) {
     const Node *n = &g->nodes.v[r];
     double v[3] = {0};
@@ -92,7 +92,7 @@ static Ref fold_division(Graph *g, const Node *n) {
     double c;
     int e;
     if (n->fn != FN_DIV || !number(g, n->arg[1], &c) || fabs(frexp(c, &e)) != 0.5) return 0;
-    if (e > 100 || e < -100) return 0;  // the reciprocal of an extreme may be no f32
+    if (e > 100 || e < -100) return 0; // the reciprocal of an extreme may be no f32
     return ssd_graph_fn(g, FN_MUL, n->arg[0], ssd_graph_const(g, 1 / c), 0);
 }
 
@@ -137,8 +137,8 @@ static Ref fold_fn(Graph *g, const Node *n) {
     return 0;
 }
 
-// cast to the dtype it has; casts of casts: a narrower inner one has rounded already, an inner cast to f32
-// rounds nothing. f32 stands for the real number.
+// cast to the dtype it has; casts of casts: a narrower inner one has rounded already, an inner cast
+// to f32 rounds nothing. f32 stands for the real number.
 static Ref fold_cast(Graph *g, const Node *n) {
     const Node *m = &g->nodes.v[n->arg[0]];
     if (m->dtype == n->dtype || (n->dtype == SSD_F32 && fits(g, n->arg[0], n))) return n->arg[0];

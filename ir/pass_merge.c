@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// merge: ssd operators with the same query, key, decay and attributes become one with their values side by
-// side: one state, one pass over time. A normaliser (value 1) becomes one more column:
+// merge: ssd operators with the same query, key, decay and attributes become one with their values
+// side by side: one state, one pass over time. A normaliser (value 1) becomes one more column:
 //
 //     num = ssd q k v l time=fwd diag=in : f32[b t h p]           r has size(p) + 1 elements
 //     den = ssd q k 1 l time=fwd diag=in : f32[b t h]
@@ -10,21 +10,21 @@
 //     num = slice %2 axis=r to=p from=0 : f32[b t h p]
 //     den = slice %2 axis=r from=64 : f32[b t h]
 //
-// Initial states are laid side by side the same way, final states are slices of the one final state.
-// Operators whose values differ in more than one feature axis, or that feed one another, stay apart.
-// Needs: fold, cse (equal operands are one node). Keeps: every value. Breaks: nothing.
+// Initial states are laid side by side the same way, final states are slices of the one final
+// state. Operators whose values differ in more than one feature axis, or that feed one another,
+// stay apart. Needs: fold, cse (equal operands are one node). Keeps: every value. Breaks: nothing.
 #include "pass.h"
 
-enum { MOST_MEMBERS = 5 };  // operands of cat
+enum { MOST_MEMBERS = 5 }; // operands of cat
 
 typedef struct Group {
-    Ref member[MOST_MEMBERS];  // old nodes
+    Ref member[MOST_MEMBERS]; // old nodes
     int n;
-    AxisId side, to;  // values lie side by side along `side` (0: each is one column), named `to`
+    AxisId side, to; // values lie side by side along `side` (0: each is one column), named `to`
     i32 from[MOST_MEMBERS];
-    bool column[MOST_MEMBERS];  // lacks `side`
+    bool column[MOST_MEMBERS]; // lacks `side`
     Ref merged;
-    bool *after;  // by old node: depends on a member
+    bool *after; // by old node: depends on a member
 } Group;
 
 static bool same_set(const AxisId *a, int na, const AxisId *b, int nb) {
@@ -58,7 +58,8 @@ static bool start_fits(const Graph *g, Ref r, AxisId side) {
            ssd_graph_has_axis(g, n->arg[4], side) == ssd_graph_has_axis(g, n->arg[2], side);
 }
 
-// Whether two operators can be one, their values side by side along *side (set when it is still open).
+// Whether two operators can be one, their values side by side along *side (set when it is still
+// open).
 static bool alike(const Graph *g, Ref a, Ref b, AxisId *side) {
     const Node *m = &g->nodes.v[a], *n = &g->nodes.v[b];
     if (n->op != OP_SSD || m->arg[0] != n->arg[0] || m->arg[1] != n->arg[1] ||
@@ -110,8 +111,10 @@ static bool find_group(const Graph *g, Group *m) {
             for (int i = 0; i < m->n; i++) all = all && alike(g, m->member[i], b, &side);
             if (!all) continue;
             m->member[m->n++] = b;
-            if (independent(g, m)) m->side = side;
-            else m->n--;
+            if (independent(g, m))
+                m->side = side;
+            else
+                m->n--;
         }
         if (m->n > 1) return true;
     }
@@ -137,7 +140,7 @@ static Ref part(Graph *g, const Group *m, Ref whole, int i) {
 
 typedef struct Merge {
     Group *group;
-    const Node *old;  // the nodes before the rewrite
+    const Node *old; // the nodes before the rewrite
 } Merge;
 
 static Ref merge_node(Graph *g, Node n, Ref old, const Ref *map, void *ctx) {

@@ -10,7 +10,8 @@
 //     out y : bf16[b t h p] = y
 //     state h0 -> hT = %21
 //
-// %N counts the node lines. A node is printed under its name unless an input or an earlier node has it.
+// %N counts the node lines. A node is printed under its name unless an input or an earlier node has
+// it.
 #include "graph_text.h"
 
 #include <math.h>
@@ -73,16 +74,15 @@ static void print_number(Text *out, double v) {
 
 static void print_type(const Graph *g, Text *out, u8 dtype, const AxisId *ax, int n) {
     ssd_text_printf(out, "%s[", ssd_dtype_name((ssd_dtype)dtype));
-    for (int i = 0; i < n; i++)
-        ssd_text_printf(out, "%s%s", i ? " " : "", g->axes.v[ax[i]].name);
+    for (int i = 0; i < n; i++) ssd_text_printf(out, "%s%s", i ? " " : "", g->axes.v[ax[i]].name);
     ssd_text_printf(out, "]");
 }
 
 typedef struct Printer {
     const Graph *g;
     Text *out;
-    bool *named;  // by node: printed under its own name
-    u32 *line;    // by node: N of %N, 0 for constants in place
+    bool *named; // by node: printed under its own name
+    u32 *line;   // by node: N of %N, 0 for constants in place
 } Printer;
 
 static const char *own_name(const Printer *p, Ref r) {

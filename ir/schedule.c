@@ -13,7 +13,7 @@ const char *ssd_form_name(Form f) { return forms[f]; }
 typedef struct Key {
     const char *name;
     size_t offset;
-    int least, most, chosen;  // `chosen` stands for "the compiler chooses" and is not printed
+    int least, most, chosen; // `chosen` stands for "the compiler chooses" and is not printed
     const char *expected;
 } Key;
 static const Key keys[] = {
@@ -63,8 +63,10 @@ static bool read_pair(const char *s, size_t n, Schedule *out, u32 *seen, Text *w
         word[m] = 0;
         int near = ssd_nearest(word, names, COUNTOF(names));
         ssd_text_printf(why, "unknown schedule key '%s'", word);
-        if (near >= 0) ssd_text_printf(why, "; did you mean '%s'?", names[near]);
-        else ssd_text_printf(why, "; expected form, q, hoist, block or sub");
+        if (near >= 0)
+            ssd_text_printf(why, "; did you mean '%s'?", names[near]);
+        else
+            ssd_text_printf(why, "; expected form, q, hoist, block or sub");
         return false;
     }
     if (*seen & 1u << at) {
@@ -102,8 +104,10 @@ void ssd_schedule_print(const Schedule *s, Text *out) {
     for (size_t i = 0; i < COUNTOF(keys); i++) {
         int v = *field(&keys[i], &copy);
         if (v == keys[i].chosen) continue;
-        if (keys[i].most == 0) ssd_text_printf(out, "%s%s=%s", gap, keys[i].name, forms[v]);
-        else ssd_text_printf(out, "%s%s=%d", gap, keys[i].name, v);
+        if (keys[i].most == 0)
+            ssd_text_printf(out, "%s%s=%s", gap, keys[i].name, forms[v]);
+        else
+            ssd_text_printf(out, "%s%s=%d", gap, keys[i].name, v);
         gap = " ";
     }
 }

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// The dtype and axes of a node from its operands: one rule an op. Also says, in words, what is wrong with
-// a node that no rule accepts; text comes through here (parse.c), and so does the verifier.
+// The dtype and axes of a node from its operands: one rule an op. Also says, in words, what is
+// wrong with a node that no rule accepts; text comes through here (parse.c), and so does the
+// verifier.
 //
-// Axes of everything but inputs stand in one canonical order: batch or seq, time, head, group, window,
-// then features in order of first appearance.
+// Axes of everything but inputs stand in one canonical order: batch or seq, time, head, group,
+// window, then features in order of first appearance.
 #include "graph.h"
 
 typedef struct Axes {
@@ -64,7 +65,7 @@ static bool set(Node *n, ssd_dtype dt, const Axes *s, Text *why) {
 
 static ssd_dtype dtype_of(const Graph *g, Ref r) { return (ssd_dtype)ssd_graph_node(g, r)->dtype; }
 
-// --- Time --------------------------------------------------------------------------------------------
+// --- Time ---------------------------------------------------------------------------------------
 
 // What crosses time has the time axis, unless the graph is one token that never names it.
 static bool add_time(const Graph *g, Axes *s, Text *why) {
@@ -138,7 +139,7 @@ static bool shape_scan(const Graph *g, Node *n, Text *why) {
     return add_time(g, &s, why) && set(n, SSD_F32, &s, why);
 }
 
-// --- ssd ---------------------------------------------------------------------------------------------
+// --- ssd ----------------------------------------------------------------------------------------
 
 static bool push_feature(const Graph *g, AxisId *ax, u8 *n, AxisId x, Text *why) {
     if (*n == 3) return bad(why, "more than 3 features of key or value, at axis %s", name_of(g, x));
@@ -254,7 +255,7 @@ static bool shape_final(const Graph *g, Node *n, Text *why) {
     }
 }
 
-// --- Feature axes --------------------------------------------------------------------------------------
+// --- Feature axes -------------------------------------------------------------------------------
 
 // The axes of r with `from` replaced by `to` (0: removed) in its place.
 static void replaced(const Graph *g, Axes *s, Ref r, AxisId from, AxisId to) {
@@ -317,7 +318,7 @@ static bool shape_heads(const Graph *g, Node *n, Text *why) {
     return set(n, spread ? dtype_of(g, n->arg[0]) : SSD_F32, &s, why);
 }
 
-// --- All ops -----------------------------------------------------------------------------------------
+// --- All ops ------------------------------------------------------------------------------------
 
 static bool shape_in(const Graph *g, Node *n, Text *why) {
     if (n->naxes > COUNTOF(n->ax)) return bad(why, "more than 8 axes");
@@ -341,8 +342,8 @@ static bool shape_fn(const Graph *g, Node *n, Text *why) {
             return bad(why, "%s takes %d operand%s", f->name, f->arity, f->arity > 1 ? "s" : "");
         if (n->arg[i]) add_all(g, &s, n->arg[i]);
     }
-    bool where = f->kind == 'W' && dtype_of(g, n->arg[1]) == SSD_BOOL &&
-                 dtype_of(g, n->arg[2]) == SSD_BOOL;
+    bool where =
+        f->kind == 'W' && dtype_of(g, n->arg[1]) == SSD_BOOL && dtype_of(g, n->arg[2]) == SSD_BOOL;
     return set(n, f->kind == 'C' || where ? SSD_BOOL : SSD_F32, &s, why);
 }
 
@@ -388,11 +389,13 @@ static const struct {
 
 static bool check_operands(const Graph *g, const Node *n, Text *why) {
     if (n->op >= OP__COUNT) return bad(why, "unknown op");
-    int last = n->op == OP_SSD ? 3 : 5;  // log_decay and h0 may each be absent; no other op has gaps
+    int last = n->op == OP_SSD ? 3 : 5; // log_decay and h0 may each be absent; no other op has gaps
     for (int i = 0; i < 5; i++) {
         if (n->arg[i] >= g->nodes.n) return bad(why, "operand %d stands after its user", i + 1);
-        if (!n->arg[i] && i < operands[n->op].least) return bad(why, "operand %d is missing", i + 1);
-        if (n->arg[i] && i >= operands[n->op].most) return bad(why, "operand %d is too many", i + 1);
+        if (!n->arg[i] && i < operands[n->op].least)
+            return bad(why, "operand %d is missing", i + 1);
+        if (n->arg[i] && i >= operands[n->op].most)
+            return bad(why, "operand %d is too many", i + 1);
         if (n->arg[i] && i && i <= last - 1 && !n->arg[i - 1])
             return bad(why, "operand %d is missing", i);
     }

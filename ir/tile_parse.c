@@ -119,6 +119,11 @@ static void number_token(Parser *r) {
     if (!r->is_float && r->num > 0x1p53) fail_at(r, r->at, "the number is too large for an index");
 }
 
+// A point inside a name, not the `..` of a range.
+static bool inner_dot(const char *s, const char *end) {
+    return *s == '.' && s + 1 < end && (letter(s[1]) || digit(s[1]));
+}
+
 static void next(Parser *r) {
     while (r->at < r->cur.end && *r->at == ' ') r->at++;
     r->tok = r->at;
@@ -132,7 +137,7 @@ static void next(Parser *r) {
     if (letter(*s) || (*s == '#' && s + 1 < r->cur.end)) {
         r->kind = *s == '#' ? K_SYM : K_NAME;
         do s++;
-        while (s < r->cur.end && (letter(*s) || digit(*s)));
+        while (s < r->cur.end && (letter(*s) || digit(*s) || inner_dot(s, r->cur.end)));
         r->len = (size_t)(s - r->at);
     } else if (digit(*s)) {
         r->kind = K_NUM;

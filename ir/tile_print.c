@@ -356,6 +356,14 @@ static bool taken(const Printer *w, const Names *set, const char *s) {
     return false;
 }
 
+// A name the parser takes.
+static char *plain(const Prog *p, const char *s) {
+    char *t = ssd_arena_dup(p->arena, *s ? s : "_", *s ? strlen(s) : 1);
+    for (char *c = t; *c; c++)
+        if (!strchr("._0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ-", *c)) *c = '_';
+    return t;
+}
+
 // The wish itself, else k1, k2, ..; s1_1, s1_2 after a digit.
 static void name(Printer *w, Names *set, Val v) {
     const char *wish = w->p->vals.v[v].name;
@@ -400,7 +408,7 @@ static void kernel(Printer *w, const TKernel *k) {
 void ssd_tile_print(const Prog *p, Text *out) {
     static const char *const role[] = {"in", "out", "ws"};
     Printer w = {.p = p, .out = out, .name = NEWN(p->arena, const char *, p->vals.n)};
-    ssd_text_printf(out, "program %s stratum %d\n", p->name, p->stratum);
+    ssd_text_printf(out, "program %s stratum %d\n", plain(p, p->name), p->stratum);
     if (p->schedule && *p->schedule) ssd_text_printf(out, "schedule %s\n", p->schedule);
     for (u32 i = 0; i < p->syms.n; i++)
         ssd_text_printf(out, i ? " %s" : "sym %s", p->syms.v[i]);

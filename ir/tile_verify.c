@@ -217,6 +217,7 @@ static void result(Check *c, const Set *want) {
 
 static bool numeric(u8 dt) { return dt == SSD_F32 || dt == SSD_BF16 || dt == SSD_F16 || dt == SSD_F64; }
 
+// An index may become a float (`map {c*16+j} : f32[j]`), not the other way round.
 static void result_type(Check *c, u8 ex_type) {
     u8 dt = c->p->vals.v[c->op->out].dtype;
     bool ok = ex_type == SSD_F32 ? numeric(dt) : ex_type == SSD_IDX ? dt == SSD_IDX || dt == SSD_I32 || numeric(dt) : dt == SSD_BOOL;
@@ -438,7 +439,7 @@ static void check_op(Check *c, const TOp *loop) {
         if (c->p->tensors.v[o->tensor].role == T_IN) fail(c, "a store to an input");
         in = expr(c, o->e);
         if (!within(&in.axes, &s)) fail(c, "the value has an axis that no index has");
-        if ((type(c, o->e) == SSD_IDX) != (c->p->tensors.v[o->tensor].dtype == SSD_I32) || type(c, o->e) == SSD_BOOL)
+        if (type(c, o->e) == SSD_BOOL || (type(c, o->e) == SSD_F32 && c->p->tensors.v[o->tensor].dtype == SSD_I32))
             fail(c, "the value has another type than the tensor");
         break;
     case TOP_MAP:

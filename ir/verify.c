@@ -46,7 +46,8 @@ static bool verify_node(const Graph *g, Ref r, Text *why) {
 }
 
 bool ssd_graph_verify_out(const Graph *g, const GraphOut *o, Text *why) {
-    if (!o->name || !ssd_graph_plain_name(o->name)) return bad(why, "an output without a plain name");
+    if (!o->name || !ssd_graph_plain_name(o->name))
+        return bad(why, "an output without a plain name");
     if (!o->ref || o->ref >= g->nodes.n) return bad(why, "output %s is no node", o->name);
     if (o->dtype != SSD_F32 && o->dtype != SSD_BF16 && o->dtype != SSD_F16)
         return bad(why, "output %s has dtype %s", o->name, ssd_dtype_name(o->dtype));

@@ -13,9 +13,9 @@ struct ssd_context {
     Arena arena;
     Cache cache;
     Pool *pool;
-    pthread_mutex_t launch;  // launches take turns: pool, scratch and workspace have one user
+    pthread_mutex_t launch; // launches take turns: pool, scratch and workspace have one user
     CpuScratch scratch;
-    void *workspace;  // for callers that bring none; kept for the next launch
+    void *workspace; // for callers that bring none; kept for the next launch
     size_t workspace_bytes;
     pthread_mutex_t warn;
     char warning[sizeof((Cache *)0)->warning];
@@ -23,13 +23,14 @@ struct ssd_context {
 
 struct ssd_kernel {
     ssd_context *ctx;
-    Arena arena;  // of `art`
+    Arena arena; // of `art`
     Artifact art;
     CpuProgram *cpu;
     const char *origin;
 };
 
-// --- Context -----------------------------------------------------------------------------------------------
+// --- Context
+// -----------------------------------------------------------------------------------------------
 
 static void set_warning(ssd_context *c, const char *s) {
     if (!*s) return;
@@ -46,7 +47,8 @@ static int default_threads(ssd_context *c) {
     long n = strtol(s, &end, 10);
     if (!*end && n >= 1 && n <= 1024) return (int)n;
     char text[160];
-    snprintf(text, sizeof text, "SSD_THREADS='%.40s' is not a number of threads; using %d", s, cores);
+    snprintf(text, sizeof text, "SSD_THREADS='%.40s' is not a number of threads; using %d", s,
+             cores);
     set_warning(c, text);
     return cores;
 }
@@ -65,16 +67,19 @@ ssd_status ssd_context_create(const ssd_context_options *options, ssd_context **
     if (!out_context) return ssd_fail(SSD_INVALID_ARGUMENT, "out_context is NULL");
     *out_context = NULL;
     ssd_context_options o = options ? *options : (ssd_context_options){0};
-    if (o.threads < 0) return ssd_fail(SSD_INVALID_ARGUMENT, "threads is %d, expected 0 or more", o.threads);
+    if (o.threads < 0)
+        return ssd_fail(SSD_INVALID_ARGUMENT, "threads is %d, expected 0 or more", o.threads);
     ssd_context *c = calloc(1, sizeof *c);
     if (!c) return ssd_fail(SSD_OUT_OF_MEMORY, "no memory for a context");
-    pthread_mutex_init(&c->launch, NULL);  // never fail on the systems there are
+    pthread_mutex_init(&c->launch, NULL); // never fail on the systems there are
     pthread_mutex_init(&c->warn, NULL);
     ssd_status s = open_cache(c, o.cache_dir);
     if (!s && !(c->pool = ssd_pool_new(o.threads ? o.threads : default_threads(c))))
         s = ssd_fail(SSD_OUT_OF_MEMORY, "no memory for a thread pool");
-    if (s) ssd_context_destroy(c);
-    else *out_context = c;
+    if (s)
+        ssd_context_destroy(c);
+    else
+        *out_context = c;
     return s;
 }
 
@@ -101,7 +106,8 @@ const char *ssd_context_warning(const ssd_context *c) {
     return copy;
 }
 
-// --- Key ---------------------------------------------------------------------------------------------------
+// --- Key
+// ---------------------------------------------------------------------------------------------------
 
 // One line "name words", blanks of any kind being one space: no option can imitate another's line.
 static void put_option(Text *key, const char *name, const char *value) {
@@ -121,10 +127,12 @@ static ssd_status find_target(const char *target, const char **out, bool *runs) 
     static const char *const known[] = {"cpu", "x86-64-v2", "x86-64-v3", "x86-64-v4", "aarch64"};
     int near = ssd_nearest(target, known, COUNTOF(known));
     if (near < 0) return ssd_fail(SSD_NOT_FOUND, "unknown target '%.60s'", target);
-    return ssd_fail(SSD_NOT_FOUND, "unknown target '%.60s'; did you mean '%s'?", target, known[near]);
+    return ssd_fail(SSD_NOT_FOUND, "unknown target '%.60s'; did you mean '%s'?", target,
+                    known[near]);
 }
 
-ssd_status ssd_compile_key(Arena *a, const ssd_compile_options *o, char **out_key, size_t *out_len) {
+ssd_status ssd_compile_key(Arena *a, const ssd_compile_options *o, char **out_key,
+                           size_t *out_len) {
     *out_key = NULL;
     *out_len = 0;
     if (!o || !o->spec) return ssd_fail(SSD_INVALID_ARGUMENT, "options have no spec");
@@ -132,6 +140,11 @@ ssd_status ssd_compile_key(Arena *a, const ssd_compile_options *o, char **out_ke
     bool runs;
     ssd_status s = find_target(o->target, &target, &runs);
     if (s) return s;
+    // Room first: an arena that jumps must not leave the text behind.
+    const char *const parts[] = {o->spec, o->mode, o->schedule, o->dims, o->absent};
+    size_t room = 512;
+    for (size_t i = 0; i < COUNTOF(parts); i++) room += parts[i] ? strlen(parts[i]) : 0;
+    char *out = ssd_arena_alloc(a, room);
     Text key = {0};
     ssd_text_printf(&key, "ssdc key %d\nversion %s\nemitter %s\n", SSD_CACHE_SCHEMA, SSD_VERSION,
                     SSD_EMITTER_VERSION);
@@ -143,18 +156,22 @@ ssd_status ssd_compile_key(Arena *a, const ssd_compile_options *o, char **out_ke
     ssd_text_printf(&key, "spec\n");
     ssd_text_put(&key, o->spec, strlen(o->spec));
     if (!key.s) return ssd_fail(SSD_OUT_OF_MEMORY, "no memory for the key of a kernel");
+    if (key.n >= room) SSD_BUG("a key of %zu bytes in %zu", key.n, room);
+    memcpy(out, key.s, key.n);
     *out_len = key.n;
-    *out_key = ssd_arena_dup(a, key.s, key.n);
+    *out_key = out;
     ssd_text_free(&key);
     return SSD_OK;
 }
 
-// --- Kernels -----------------------------------------------------------------------------------------------
+// --- Kernels
+// -----------------------------------------------------------------------------------------------
 
 static ssd_status check_runs(const char *target) {
     bool runs;
     const char *known = ssd_cpu_target(target, &runs);
-    if (!known) return ssd_fail(SSD_UNSUPPORTED, "target '%.60s' is unknown to this version", target);
+    if (!known)
+        return ssd_fail(SSD_UNSUPPORTED, "target '%.60s' is unknown to this version", target);
     if (!runs) return ssd_fail(SSD_UNSUPPORTED, "this CPU cannot run target '%s'", known);
     return SSD_OK;
 }
@@ -172,36 +189,49 @@ static bool jit_off(void) {
     return s && (!strcmp(s, "off") || !strcmp(s, "0"));
 }
 
-// The compiler works in an arena of its own and one at a time (it is not asked to be thread safe); what it
-// made goes through text into the kernel, and so through all checks of a cache entry.
+typedef struct Compiling {
+    Arena arena; // of the compiler
+    Artifact made;
+    Text text, why;
+} Compiling;
+
+// What the compiler made goes through text into the kernel, and so through all checks of a cache
+// entry.
+static ssd_status adopt(ssd_kernel *k, Compiling *c) {
+    ssd_artifact_print(&c->made, &c->text);
+    if (!c->text.s) return ssd_fail(SSD_OUT_OF_MEMORY, "no memory to compile");
+    if (!ssd_artifact_parse(&k->arena, c->text.s, c->text.n, &k->art, &c->why))
+        return ssd_fail(SSD_INTERNAL, "the compiler made a bad artifact: %s",
+                        c->why.s ? c->why.s : "");
+    char *room = ssd_arena_alloc(&k->arena, c->made.code_size + 64);
+    room += -(uintptr_t)room & 63;
+    memcpy(room, c->made.code, c->made.code_size);
+    k->art.code = room;
+    k->art.code_size = c->made.code_size;
+    return SSD_OK;
+}
+
+static ssd_status compile_guarded(ssd_kernel *k, const ssd_compile_options *o, Compiling *c) {
+    jmp_buf oom;
+    c->arena.oom = k->arena.oom = &oom;
+    if (setjmp(oom)) return ssd_fail(SSD_OUT_OF_MEMORY, "no memory to compile");
+    ssd_status s = ssd_compile_hook(&c->arena, o, &c->made);
+    return s ? s : adopt(k, c);
+}
+
+// The compiler works in an arena of its own, one compile at a time: it is not asked to be thread
+// safe.
 static ssd_status run_compiler(ssd_kernel *k, const ssd_compile_options *o) {
     static pthread_mutex_t turn = PTHREAD_MUTEX_INITIALIZER;
-    Arena work = {0};
-    Artifact made = {0};
-    Text text = {0}, why = {0};
-    jmp_buf oom;
-    ssd_status s;
+    Compiling c = {0};
+    jmp_buf *outer = k->arena.oom;
     pthread_mutex_lock(&turn);
-    work.oom = &oom;
-    if (setjmp(oom)) s = ssd_fail(SSD_OUT_OF_MEMORY, "no memory to compile");
-    else s = ssd_compile_hook(&work, o, &made);
+    ssd_status s = compile_guarded(k, o, &c);
     pthread_mutex_unlock(&turn);
-    if (!s) {
-        ssd_artifact_print(&made, &text);
-        if (!text.s) s = ssd_fail(SSD_OUT_OF_MEMORY, "no memory to compile");
-        else if (!ssd_artifact_parse(&k->arena, text.s, text.n, &k->art, &why))
-            s = ssd_fail(SSD_INTERNAL, "the compiler made a bad artifact: %s", why.s ? why.s : "");
-    }
-    if (!s) {
-        char *room = ssd_arena_alloc(&k->arena, made.code_size + 64);
-        room += -(uintptr_t)room & 63;
-        memcpy(room, made.code, made.code_size);
-        k->art.code = room;
-        k->art.code_size = made.code_size;
-    }
-    ssd_text_free(&text);
-    ssd_text_free(&why);
-    ssd_arena_free(&work);
+    k->arena.oom = outer;
+    ssd_text_free(&c.text);
+    ssd_text_free(&c.why);
+    ssd_arena_free(&c.arena);
     return s;
 }
 
@@ -214,13 +244,15 @@ static ssd_status get_or_compile(ssd_kernel *k, const ssd_compile_options *o, Ca
     if (ssd_cache_get(cache, &k->arena, key, len, &k->art)) {
         k->origin = "cache";
         if (!load_code(k, SSD_INTERNAL)) return SSD_OK;
-        snprintf(cache->warning, sizeof cache->warning, "a cache entry is ignored: %.400s", ssd_last_error());
+        snprintf(cache->warning, sizeof cache->warning, "a cache entry is ignored: %.400s",
+                 ssd_last_error());
         ssd_clear_error();
     }
     if (!ssd_compile_hook || jit_off())
         return ssd_fail(SSD_JIT_OFF, "the kernel is not in the cache (%.200s) and %s",
                         cache->dir ? cache->dir : "which is off",
-                        ssd_compile_hook ? "SSD_JIT=off forbids compiling" : "no compiler is linked");
+                        ssd_compile_hook ? "SSD_JIT=off forbids compiling"
+                                         : "no compiler is linked");
     k->origin = "compiled";
     s = run_compiler(k, o);
     if (!s) s = load_code(k, SSD_INTERNAL);
@@ -241,7 +273,8 @@ static ssd_status read_file(ssd_kernel *k, const char *path) {
 }
 
 // Exactly one of options and path is given. Memory that runs out anywhere below lands here.
-static ssd_status fill_kernel(ssd_kernel *k, const ssd_compile_options *o, const char *path, Cache *cache) {
+static ssd_status fill_kernel(ssd_kernel *k, const ssd_compile_options *o, const char *path,
+                              Cache *cache) {
     jmp_buf oom;
     k->arena.oom = &oom;
     if (setjmp(oom)) return ssd_fail(SSD_OUT_OF_MEMORY, "no memory for a kernel");
@@ -250,15 +283,18 @@ static ssd_status fill_kernel(ssd_kernel *k, const ssd_compile_options *o, const
     return s;
 }
 
-static ssd_status new_kernel(ssd_context *ctx, const ssd_compile_options *o, const char *path, ssd_kernel **out) {
+static ssd_status new_kernel(ssd_context *ctx, const ssd_compile_options *o, const char *path,
+                             ssd_kernel **out) {
     ssd_kernel *k = calloc(1, sizeof *k);
     if (!k) return ssd_fail(SSD_OUT_OF_MEMORY, "no memory for a kernel");
     k->ctx = ctx;
-    Cache cache = {.dir = ctx->cache.dir};  // a copy: its warning is this call's
+    Cache cache = {.dir = ctx->cache.dir}; // a copy: its warning is this call's
     ssd_status s = fill_kernel(k, o, path, &cache);
     set_warning(ctx, cache.warning);
-    if (s) ssd_kernel_destroy(k);
-    else *out = k;
+    if (s)
+        ssd_kernel_destroy(k);
+    else
+        *out = k;
     return s;
 }
 
@@ -297,23 +333,27 @@ ssd_status ssd_kernel_param(const ssd_kernel *k, int i, ssd_param *out_param) {
     *out_param = (ssd_param){0};
     if (!k) return ssd_fail(SSD_INVALID_ARGUMENT, "kernel is NULL");
     if (i < 0 || i >= k->art.n_params)
-        return ssd_fail(SSD_INVALID_ARGUMENT, "parameter %d of a kernel with %d", i, k->art.n_params);
+        return ssd_fail(SSD_INVALID_ARGUMENT, "parameter %d of a kernel with %d", i,
+                        k->art.n_params);
     const ArtTensor *t = &k->art.params[i];
     *out_param = (ssd_param){.name = t->name, .role = t->role, .dtype = t->dtype, .rank = t->rank};
     for (int d = 0; d < t->rank; d++) out_param->dims[d] = t->dim[d];
     return SSD_OK;
 }
 
-// --- Launch ------------------------------------------------------------------------------------------------
+// --- Launch
+// ------------------------------------------------------------------------------------------------
 
 static ssd_status check_call(const ssd_kernel *k, const ssd_arg *args, int n_args) {
     if (!k) return ssd_fail(SSD_INVALID_ARGUMENT, "kernel is NULL");
     if (n_args < 0 || (n_args && !args))
-        return ssd_fail(SSD_INVALID_ARGUMENT, "%d arguments at %s", n_args, args ? "an address" : "NULL");
+        return ssd_fail(SSD_INVALID_ARGUMENT, "%d arguments at %s", n_args,
+                        args ? "an address" : "NULL");
     return SSD_OK;
 }
 
-ssd_status ssd_kernel_workspace(const ssd_kernel *k, const ssd_arg *args, int n_args, size_t *out_bytes) {
+ssd_status ssd_kernel_workspace(const ssd_kernel *k, const ssd_arg *args, int n_args,
+                                size_t *out_bytes) {
     ssd_clear_error();
     if (!out_bytes) return ssd_fail(SSD_INVALID_ARGUMENT, "out_bytes is NULL");
     *out_bytes = 0;
@@ -326,14 +366,17 @@ ssd_status ssd_kernel_workspace(const ssd_kernel *k, const ssd_arg *args, int n_
     return s;
 }
 
-enum { KEEP_MOST = 256 << 20 };  // bytes of workspace that a context keeps between launches
+enum { KEEP_MOST = 256 << 20 }; // bytes of workspace that a context keeps between launches
 
 static ssd_status own_workspace(ssd_context *c, size_t bytes) {
     if (bytes <= c->workspace_bytes) return SSD_OK;
     free(c->workspace);
-    c->workspace = bytes <= PTRDIFF_MAX - 4096 ? aligned_alloc(64, (bytes + 63) & ~(size_t)63) : NULL;
+    c->workspace =
+        bytes <= PTRDIFF_MAX - 4096 ? aligned_alloc(64, (bytes + 63) & ~(size_t)63) : NULL;
     c->workspace_bytes = c->workspace ? bytes : 0;
-    return c->workspace ? SSD_OK : ssd_fail(SSD_OUT_OF_MEMORY, "no memory for %zu bytes of workspace", bytes);
+    return c->workspace
+               ? SSD_OK
+               : ssd_fail(SSD_OUT_OF_MEMORY, "no memory for %zu bytes of workspace", bytes);
 }
 
 static ssd_status run_locked(ssd_kernel *k, Launch *l, void *workspace) {
@@ -350,14 +393,16 @@ static ssd_status run_locked(ssd_kernel *k, Launch *l, void *workspace) {
     return s;
 }
 
-ssd_status ssd_launch(ssd_kernel *k, const ssd_arg *args, int n_args, void *workspace, size_t workspace_bytes) {
+ssd_status ssd_launch(ssd_kernel *k, const ssd_arg *args, int n_args, void *workspace,
+                      size_t workspace_bytes) {
     ssd_clear_error();
     ssd_status s = check_call(k, args, n_args);
     if (s) return s;
     Launch l;
     s = ssd_launch_check(&k->art, args, n_args, &l);
     if (!s && workspace && workspace_bytes < l.ws_bytes)
-        s = ssd_fail(SSD_INVALID_ARGUMENT, "workspace has %zu bytes, expected %zu", workspace_bytes, l.ws_bytes);
+        s = ssd_fail(SSD_INVALID_ARGUMENT, "workspace has %zu bytes, expected %zu", workspace_bytes,
+                     l.ws_bytes);
     if (!s && l.ws_bytes && (uintptr_t)workspace % 64)
         s = ssd_fail(SSD_INVALID_ARGUMENT, "workspace is not aligned to 64 bytes");
     if (!s) {

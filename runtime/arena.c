@@ -6,11 +6,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-// --- Arena -------------------------------------------------------------------------------------------
+// --- Arena
+// -------------------------------------------------------------------------------------------
 
 typedef struct ArenaBlock {
     struct ArenaBlock *next;
-    size_t pad;  // keeps what follows 16-aligned
+    size_t pad; // keeps what follows 16-aligned
 } ArenaBlock;
 
 enum { ARENA_ALIGN = 16, ARENA_FIRST = 4096, ARENA_MOST = 1 << 20 };
@@ -20,8 +21,8 @@ SSD_NORETURN static void out_of_memory(Arena *a) {
     ssd_bug(__FILE__, __LINE__, "out of memory in an arena nobody guards");
 }
 
-// A fresh zeroed block with room for `size` bytes. Blocks grow with the arena, so a small arena costs a
-// page and a large one few calls.
+// A fresh zeroed block with room for `size` bytes. Blocks grow with the arena, so a small arena
+// costs a page and a large one few calls.
 static char *new_block(Arena *a, size_t size) {
     ArenaBlock *b = calloc(1, sizeof *b + size);
     if (!b) out_of_memory(a);
@@ -36,7 +37,7 @@ void *ssd_arena_alloc(Arena *a, size_t size) {
     if (!size) size = ARENA_ALIGN;
     if (size > (size_t)(a->end - a->at)) {
         size_t room = MIN(MAX(a->total, (size_t)ARENA_FIRST), (size_t)ARENA_MOST);
-        if (size > room / 2) {  // its own block; the current one stays in use
+        if (size > room / 2) { // its own block; the current one stays in use
             char *p = new_block(a, size);
             a->total += size;
             return p;
@@ -94,9 +95,10 @@ void *ssd_vec_grow(Arena *a, void *v, u32 *cap, size_t item) {
     return p;
 }
 
-// --- Text --------------------------------------------------------------------------------------------
-// Without memory a text becomes empty and stays so (cap says it): a message may be lost, but nothing is
-// ever silently cut in the middle.
+// --- Text
+// --------------------------------------------------------------------------------------------
+// Without memory a text becomes empty and stays so (cap says it): a message may be lost, but
+// nothing is ever silently cut in the middle.
 
 static bool text_room(Text *t, size_t n) {
     if (t->cap == SIZE_MAX) return false;
@@ -144,7 +146,8 @@ void ssd_text_free(Text *t) {
     *t = (Text){0};
 }
 
-// --- Hash, nearest name, bugs --------------------------------------------------------------------------
+// --- Hash, nearest name, bugs
+// --------------------------------------------------------------------------
 
 u64 ssd_hash(const void *p, size_t n, u64 seed) {
     const u8 *s = p;
@@ -153,7 +156,7 @@ u64 ssd_hash(const void *p, size_t n, u64 seed) {
     return h;
 }
 
-enum { NEAREST_MOST = 63 };  // longer names get no suggestion
+enum { NEAREST_MOST = 63 }; // longer names get no suggestion
 
 // Edit distance in half steps (a change of case is half an edit; a swap of neighbours is one), or
 // `limit` + 1 when it is more than `limit`.
@@ -161,7 +164,8 @@ static int distance(const char *s, int n, const char *t, int m, int limit) {
     int row[3][NEAREST_MOST + 1];
     for (int j = 0; j <= m; j++) row[0][j] = 2 * j;
     for (int i = 1; i <= n; i++) {
-        int *cur = row[i % 3], *one = row[(i + 2) % 3], *two = row[(i + 1) % 3], best = cur[0] = 2 * i;
+        int *cur = row[i % 3], *one = row[(i + 2) % 3], *two = row[(i + 1) % 3],
+            best = cur[0] = 2 * i;
         for (int j = 1; j <= m; j++) {
             char a = s[i - 1], b = t[j - 1];
             int swap = a == b ? 0 : tolower((u8)a) == tolower((u8)b) ? 1 : 2;
@@ -178,7 +182,7 @@ static int distance(const char *s, int n, const char *t, int m, int limit) {
 int ssd_nearest(const char *s, const char *const *names, int n) {
     size_t len = strlen(s);
     if (!len || len > NEAREST_MOST) return -1;
-    int limit = MIN(2 * (1 + (int)len / 3), 2 * (int)len - 1);  // never a wholly different name
+    int limit = MIN(2 * (1 + (int)len / 3), 2 * (int)len - 1); // never a wholly different name
     int best = -1;
     for (int i = 0; i < n; i++) {
         size_t m = names[i] ? strlen(names[i]) : 0;

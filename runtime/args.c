@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The arguments of a launch against the parameters of an artifact: names, types, shapes, memory.
-// Kernels trust their arguments, so whatever could make one touch memory it should not is refused here,
-// with a message that says which argument, what was found and what is expected.
+// Kernels trust their arguments, so whatever could make one touch memory it should not is refused
+// here, with a message that says which argument, what was found and what is expected.
 #include "internal.h"
 
 #include <stdlib.h>
@@ -17,7 +17,8 @@ SSD_PRINTF(2, 3) static bool bad(const char *name, const char *fmt, ...) {
     return false;
 }
 
-// --- Names -----------------------------------------------------------------------------------------------
+// --- Names
+// -----------------------------------------------------------------------------------------------
 
 static int find_param(const Artifact *art, const char *name, int hint) {
     if (hint < art->n_params && !strcmp(art->params[hint].name, name)) return hint;
@@ -30,7 +31,9 @@ static bool unknown_name(const Artifact *art, const char *name) {
     const char *names[ART_MAX_TENSORS];
     for (int i = 0; i < art->n_params; i++) names[i] = art->params[i].name;
     int near = ssd_nearest(name, names, art->n_params);
-    if (near >= 0) return bad(name, "'%s' has no such parameter; did you mean '%s'?", art->program, names[near]);
+    if (near >= 0)
+        return bad(name, "'%s' has no such parameter; did you mean '%s'?", art->program,
+                   names[near]);
     return bad(name, "'%s' has no such parameter", art->program);
 }
 
@@ -54,11 +57,13 @@ static bool match(const Artifact *art, const ssd_arg *args, int n, const ssd_arg
     return true;
 }
 
-// --- Types and shapes --------------------------------------------------------------------------------------
+// --- Types and shapes
+// --------------------------------------------------------------------------------------
 
 static bool check_type(const ArtTensor *p, const ssd_tensor *t) {
     if (t->dtype != p->dtype)
-        return bad(p->name, "dtype is %s, expected %s", ssd_dtype_name(t->dtype), ssd_dtype_name(p->dtype));
+        return bad(p->name, "dtype is %s, expected %s", ssd_dtype_name(t->dtype),
+                   ssd_dtype_name(p->dtype));
     if (t->rank != p->rank) return bad(p->name, "rank is %d, expected %d", t->rank, p->rank);
     for (int d = 0; d < t->rank; d++)
         if (t->dims[d] < 0) return bad(p->name, "dim %d is %lld", d, (long long)t->dims[d]);
@@ -99,10 +104,12 @@ static bool wrong_dim(const Artifact *art, const ArtTensor *p, int d, i64 found,
                        (long long)found, f, (long long)expected, art->syms[i].param);
     if (*f >= '0' && *f <= '9' && strspn(f, "0123456789") == strlen(f))
         return bad(p->name, "dim %d is %lld, expected %s", d, (long long)found, f);
-    return bad(p->name, "dim %d is %lld, expected %s = %lld", d, (long long)found, f, (long long)expected);
+    return bad(p->name, "dim %d is %lld, expected %s = %lld", d, (long long)found, f,
+               (long long)expected);
 }
 
-static bool check_dims(const Artifact *art, const Symbols *s, const ArtTensor *p, const ssd_tensor *t) {
+static bool check_dims(const Artifact *art, const Symbols *s, const ArtTensor *p,
+                       const ssd_tensor *t) {
     for (int d = 0; d < p->rank; d++) {
         i64 want;
         if (!eval(p->name, p->dim[d], s, &want)) return false;
@@ -111,7 +118,8 @@ static bool check_dims(const Artifact *art, const Symbols *s, const ArtTensor *p
     return true;
 }
 
-// --- Memory ------------------------------------------------------------------------------------------------
+// --- Memory
+// ------------------------------------------------------------------------------------------------
 
 // The bytes a tensor touches: [low, high]; none when it has no elements.
 typedef struct Extent {
@@ -129,10 +137,13 @@ static bool measure(const ArtTensor *p, const ssd_tensor *t, Extent *out) {
         i64 reach;
         over |= __builtin_mul_overflow(count, t->dims[d], &count);
         over |= __builtin_mul_overflow(t->dims[d] - 1, t->strides[d], &reach);
-        over |= __builtin_add_overflow(reach < 0 ? below : above, reach, reach < 0 ? &below : &above);
+        over |=
+            __builtin_add_overflow(reach < 0 ? below : above, reach, reach < 0 ? &below : &above);
     }
-    over |= __builtin_mul_overflow(count, size, &count) || __builtin_mul_overflow(below, size, &below) ||
-            __builtin_mul_overflow(above, size, &above) || __builtin_add_overflow(above, size - 1, &above);
+    over |= __builtin_mul_overflow(count, size, &count) ||
+            __builtin_mul_overflow(below, size, &below) ||
+            __builtin_mul_overflow(above, size, &above) ||
+            __builtin_add_overflow(above, size - 1, &above);
     if (over) return bad(p->name, "its size or strides overflow");
     if (!t->data) return bad(p->name, "data is NULL but it has elements");
     u64 at = (u64)(uintptr_t)t->data;
@@ -143,8 +154,8 @@ static bool measure(const ArtTensor *p, const ssd_tensor *t, Extent *out) {
     return true;
 }
 
-// Can sum(step[k] * x[k]) be `rest` with 0 <= x[k] <= most[k]? Exact for the strides tensors have; the
-// budget makes it end on any others, with the careful answer.
+// Can sum(step[k] * x[k]) be `rest` with 0 <= x[k] <= most[k]? Exact for the strides tensors have;
+// the budget makes it end on any others, with the careful answer.
 typedef struct Terms {
     u64 step[2 * SSD_MAX_RANK + 1], most[2 * SSD_MAX_RANK + 1];
     int n, budget;
@@ -173,7 +184,7 @@ static bool solvable(Terms *t, int k, u64 rest, u64 reach) {
     u64 step = t->step[k], after = reach - step * t->most[k];
     u64 x = MIN(rest / step, t->most[k]);
     for (;; x--) {
-        if (rest - step * x > after) return false;  // fewer of this step leave too much
+        if (rest - step * x > after) return false; // fewer of this step leave too much
         if (solvable(t, k + 1, rest - step * x, after)) return true;
         if (!x) return false;
     }
@@ -187,9 +198,9 @@ static u64 reach_of(const Terms *t) {
     return sum;
 }
 
-// Do two tensors share a byte? With every axis turned to grow, an address of a is a.low + A, one of b is
-// b.high - B, where A and B are sums of steps; they meet when A + B = b.high - a.low. Views of one buffer
-// have common strides, whose terms add up, so this is decided in a few steps.
+// Do two tensors share a byte? With every axis turned to grow, an address of a is a.low + A, one of
+// b is b.high - B, where A and B are sums of steps; they meet when A + B = b.high - a.low. Views of
+// one buffer have common strides, whose terms add up, so this is decided in a few steps.
 static bool overlap(const ssd_tensor *a, const Extent *ea, const ssd_tensor *b, const Extent *eb) {
     if (ea->none || eb->none || ea->high < eb->low || eb->high < ea->low) return false;
     u64 sa = ssd_dtype_size(a->dtype), sb = ssd_dtype_size(b->dtype);
@@ -200,8 +211,8 @@ static bool overlap(const ssd_tensor *a, const Extent *ea, const ssd_tensor *b, 
     return solvable(&t, 0, eb->high - ea->low, reach_of(&t));
 }
 
-// Do two indices of one tensor name the same element? Then their difference solves sum(stride * x) = 0 with
-// a first nonzero x[d] >= 1; the others, of either sign, are moved to start at 0.
+// Do two indices of one tensor name the same element? Then their difference solves sum(stride * x)
+// = 0 with a first nonzero x[d] >= 1; the others, of either sign, are moved to start at 0.
 static bool overlaps_itself(const ssd_tensor *a) {
     for (int d = 0; d < a->rank; d++) {
         if (a->dims[d] < 2) continue;
@@ -224,7 +235,8 @@ static bool overlaps_itself(const ssd_tensor *a) {
 static bool in_place(const ssd_tensor *a, const ssd_tensor *b) {
     bool same = a->data == b->data;
     for (int d = 0; d < a->rank; d++)
-        same = same && a->dims[d] == b->dims[d] && (a->strides[d] == b->strides[d] || a->dims[d] < 2);
+        same =
+            same && a->dims[d] == b->dims[d] && (a->strides[d] == b->strides[d] || a->dims[d] < 2);
     return same;
 }
 
@@ -233,7 +245,8 @@ static bool check_memory(const Artifact *art, const ssd_arg **given, const Exten
         const ArtTensor *p = &art->params[i];
         const ssd_tensor *t = &given[i]->tensor;
         if (p->role != SSD_OUTPUT || extent[i].none) continue;
-        if (overlaps_itself(t)) return bad(p->name, "elements of this output overlap (by its strides)");
+        if (overlaps_itself(t))
+            return bad(p->name, "elements of this output overlap (by its strides)");
         for (int k = 0; k < art->n_params; k++) {
             const ArtTensor *q = &art->params[k];
             if (k == i || (q->role == SSD_OUTPUT && k < i)) continue;
@@ -248,10 +261,12 @@ static bool check_memory(const Artifact *art, const ssd_arg **given, const Exten
     return true;
 }
 
-// --- Packed sequences --------------------------------------------------------------------------------------
+// --- Packed sequences
+// --------------------------------------------------------------------------------------
 
 // Kernels index by these values: cu_seqlens[0] = 0, never falling, the last one t.
-static bool check_offsets(const Artifact *art, const ArtTensor *p, const ssd_tensor *t, const i64 *sym) {
+static bool check_offsets(const Artifact *art, const ArtTensor *p, const ssd_tensor *t,
+                          const i64 *sym) {
     if (strcmp(p->name, "cu_seqlens") || p->dtype != SSD_I32 || p->rank != 1) return true;
     const i32 *v = t->data;
     i64 n = t->dims[0], stride = t->strides[0], last = 0;
@@ -259,17 +274,19 @@ static bool check_offsets(const Artifact *art, const ArtTensor *p, const ssd_ten
         i64 at = v[i * stride];
         if (!i && at) return bad(p->name, "element 0 is %lld, expected 0", (long long)at);
         if (at < last)
-            return bad(p->name, "element %lld is %lld, less than the one before (%lld)", (long long)i,
-                       (long long)at, (long long)last);
+            return bad(p->name, "element %lld is %lld, less than the one before (%lld)",
+                       (long long)i, (long long)at, (long long)last);
         last = at;
     }
     for (int i = 0; i < art->n_syms; i++)
         if (!strcmp(art->syms[i].name, "t") && n && last != sym[i])
-            return bad(p->name, "the last element is %lld, expected t = %lld", (long long)last, (long long)sym[i]);
+            return bad(p->name, "the last element is %lld, expected t = %lld", (long long)last,
+                       (long long)sym[i]);
     return true;
 }
 
-// --- Plan, workspace, grids --------------------------------------------------------------------------------
+// --- Plan, workspace, grids
+// --------------------------------------------------------------------------------
 
 enum { WS_ALIGN = 64 };
 
@@ -280,7 +297,8 @@ static bool choose_plan(const Artifact *art, const Symbols *s, Launch *l) {
         if (holds) l->plan = &art->plans[i];
     }
     if (!l->plan)
-        ssd_fail(SSD_INVALID_ARGUMENT, "'%s' was compiled with no plan for these sizes", art->program);
+        ssd_fail(SSD_INVALID_ARGUMENT, "'%s' was compiled with no plan for these sizes",
+                 art->program);
     return l->plan != NULL;
 }
 
@@ -299,8 +317,10 @@ static bool place_workspace(const Symbols *s, Launch *l) {
         i64 bytes;
         over |= __builtin_mul_overflow(count, (i64)ssd_dtype_size(w->dtype), &bytes);
         l->ws_at[i] = at;
-        if (over || __builtin_add_overflow(at, (size_t)bytes + WS_ALIGN - 1, &at) || at > PTRDIFF_MAX) {
-            ssd_fail(SSD_INVALID_ARGUMENT, "these sizes need a workspace tensor '%s' that overflows", w->name);
+        if (over || __builtin_add_overflow(at, (size_t)bytes + WS_ALIGN - 1, &at) ||
+            at > PTRDIFF_MAX) {
+            ssd_fail(SSD_INVALID_ARGUMENT,
+                     "these sizes need a workspace tensor '%s' that overflows", w->name);
             return false;
         }
         at &= ~(size_t)(WS_ALIGN - 1);
@@ -311,11 +331,13 @@ static bool place_workspace(const Symbols *s, Launch *l) {
 
 static bool size_grids(const Symbols *s, Launch *l) {
     for (int i = 0; i < l->plan->n_kernels; i++)
-        if (!eval(l->plan->kernels[i].symbol, l->plan->kernels[i].blocks, s, &l->blocks[i])) return false;
+        if (!eval(l->plan->kernels[i].symbol, l->plan->kernels[i].blocks, s, &l->blocks[i]))
+            return false;
     return true;
 }
 
-// --- The whole ---------------------------------------------------------------------------------------------
+// --- The whole
+// ---------------------------------------------------------------------------------------------
 
 static bool allocate(Launch *l) {
     int ws = 0;
@@ -330,8 +352,8 @@ static bool allocate(Launch *l) {
     return true;
 }
 
-// The stride of an axis of length 1 says nothing; kernels get the dense one, so that a fast path for
-// contiguous rows is not missed.
+// The stride of an axis of length 1 says nothing; kernels get the dense one, so that a fast path
+// for contiguous rows is not missed.
 static void fill_tables(Launch *l, int i, const ssd_tensor *t) {
     i64 *stride = l->stride + i * SSD_MAX_RANK, *dim = l->dim + i * SSD_MAX_RANK;
     u64 dense = 1;
@@ -343,7 +365,8 @@ static void fill_tables(Launch *l, int i, const ssd_tensor *t) {
     l->ptr[i] = t->data;
 }
 
-static bool check(const ssd_arg *args, int n_args, const Symbols *s, const ssd_arg **given, Launch *l) {
+static bool check(const ssd_arg *args, int n_args, const Symbols *s, const ssd_arg **given,
+                  Launch *l) {
     const Artifact *art = l->art;
     Extent extent[ART_MAX_TENSORS];
     if (!match(art, args, n_args, given)) return false;

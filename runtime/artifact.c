@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// The text of an artifact, printed and parsed. Parsing trusts nothing: whatever it accepts, the rest of
-// the runtime may use without looking again.
+// The text of an artifact, printed and parsed. Parsing trusts nothing: whatever it accepts, the
+// rest of the runtime may use without looking again.
 #include "internal.h"
 
 #include <stdlib.h>
 
-// --- Print ---------------------------------------------------------------------------------------------
+// --- Print
+// ---------------------------------------------------------------------------------------------
 
 // Formulas are words of a line: they are printed without blanks.
 static void put_formula(Text *out, const char *f) {
@@ -34,8 +35,8 @@ static void put_plan(Text *out, const ArtPlan *p) {
 }
 
 void ssd_artifact_print(const Artifact *art, Text *out) {
-    ssd_text_printf(out, "ssdc-artifact 1\nprogram %s %s %s\nschedule %s\n", art->program, art->mode,
-                    art->target, art->schedule ? art->schedule : "");
+    ssd_text_printf(out, "ssdc-artifact 1\nprogram %s %s %s\nschedule %s\n", art->program,
+                    art->mode, art->target, art->schedule ? art->schedule : "");
     for (int i = 0; i < art->n_syms; i++) {
         const ArtSym *s = &art->syms[i];
         ssd_text_printf(out, "sym %s %s %d", s->name, s->param, s->dim);
@@ -53,7 +54,8 @@ void ssd_artifact_print(const Artifact *art, Text *out) {
     for (int i = 0; i < art->n_plans; i++) put_plan(out, &art->plans[i]);
 }
 
-// --- Parse ---------------------------------------------------------------------------------------------
+// --- Parse
+// ---------------------------------------------------------------------------------------------
 
 enum { WORDS_MOST = 20, PLANS_MOST = 64, SCRATCH_MOST = 1 << 30 };
 
@@ -64,12 +66,12 @@ typedef struct Reader {
     bool bad;
     char *word[WORDS_MOST];
     int n_words;
-    const char *rest;  // the line after its first word
+    const char *rest; // the line after its first word
     VEC(ArtSym) syms;
     VEC(ArtTensor) params;
     VEC(ArtPlan) plans;
-    VEC(ArtTensor) ws;        // of the plan being read
-    VEC(ArtKernel) kernels;   // likewise
+    VEC(ArtTensor) ws;      // of the plan being read
+    VEC(ArtKernel) kernels; // likewise
     const char *sym_name[ART_MAX_SYMS];
 } Reader;
 
@@ -107,7 +109,8 @@ static bool read_formula(Reader *r, const char *f) {
 }
 
 static bool read_dims(Reader *r, ArtTensor *t, int from, int to) {
-    if (to - from > SSD_MAX_RANK) return fail(r, "'%s' has more than %d dims", t->name, SSD_MAX_RANK);
+    if (to - from > SSD_MAX_RANK)
+        return fail(r, "'%s' has more than %d dims", t->name, SSD_MAX_RANK);
     t->rank = to - from;
     for (int d = 0; d < t->rank; d++) {
         t->dim[d] = r->word[from + d];
@@ -130,7 +133,7 @@ static const ArtTensor *find_param(const Reader *r, const char *name) {
     return NULL;
 }
 
-static bool read_sym(Reader *r) {  // sym NAME PARAM DIM [minus K]
+static bool read_sym(Reader *r) { // sym NAME PARAM DIM [minus K]
     bool minus = r->n_words == 6 && !strcmp(r->word[4], "minus");
     if (r->n_words != 4 && !minus) return fail(r, "expected 'sym NAME PARAM DIM [minus K]'");
     if (r->params.n) return fail(r, "symbols stand before parameters");
@@ -146,7 +149,7 @@ static bool read_sym(Reader *r) {  // sym NAME PARAM DIM [minus K]
     return true;
 }
 
-static bool read_param(Reader *r) {  // param NAME in|out DTYPE DIM... [alias NAME]
+static bool read_param(Reader *r) { // param NAME in|out DTYPE DIM... [alias NAME]
     int n = r->n_words;
     bool alias = n >= 6 && !strcmp(r->word[n - 2], "alias");
     if (n < 4) return fail(r, "expected 'param NAME in|out DTYPE DIM... [alias NAME]'");
@@ -174,27 +177,30 @@ static bool end_plan(Reader *r) {
     return true;
 }
 
-static bool read_plan(Reader *r) {  // plan always | plan when FORMULA
+static bool read_plan(Reader *r) { // plan always | plan when FORMULA
     if (!end_plan(r)) return false;
     if (r->plans.n == PLANS_MOST) return fail(r, "more than %d plans", PLANS_MOST);
     ArtPlan p = {.when = "1"};
-    if (!strncmp(r->rest, "when ", 5)) p.when = r->rest + 5;
-    else if (strcmp(r->rest, "always")) return fail(r, "expected 'plan always' or 'plan when FORMULA'");
+    if (!strncmp(r->rest, "when ", 5))
+        p.when = r->rest + 5;
+    else if (strcmp(r->rest, "always"))
+        return fail(r, "expected 'plan always' or 'plan when FORMULA'");
     vec_push(r->a, &r->plans, p);
     return read_formula(r, p.when);
 }
 
-static bool read_ws(Reader *r) {  // ws NAME DTYPE DIM...
+static bool read_ws(Reader *r) { // ws NAME DTYPE DIM...
     if (r->n_words < 3) return fail(r, "expected 'ws NAME DTYPE DIM...'");
     if (!r->plans.n) return fail(r, "'%s' before the first plan", r->word[0]);
-    if (r->ws.n == ART_MAX_TENSORS) return fail(r, "more than %d workspace tensors", ART_MAX_TENSORS);
+    if (r->ws.n == ART_MAX_TENSORS)
+        return fail(r, "more than %d workspace tensors", ART_MAX_TENSORS);
     ArtTensor t = {.name = r->word[1], .role = SSD_OUTPUT, .dtype = read_dtype(r, r->word[2])};
     if (!read_dims(r, &t, 3, r->n_words)) return false;
     vec_push(r->a, &r->ws, t);
     return !r->bad;
 }
 
-static bool read_kernel(Reader *r) {  // kernel SYMBOL BLOCKS SCRATCH
+static bool read_kernel(Reader *r) { // kernel SYMBOL BLOCKS SCRATCH
     if (r->n_words != 4) return fail(r, "expected 'kernel SYMBOL BLOCKS SCRATCH'");
     if (!r->plans.n) return fail(r, "'%s' before the first plan", r->word[0]);
     if (r->kernels.n == ART_MAX_KERNELS) return fail(r, "more than %d kernels", ART_MAX_KERNELS);
@@ -207,8 +213,11 @@ static bool read_kernel(Reader *r) {  // kernel SYMBOL BLOCKS SCRATCH
 static const struct {
     const char *word;
     bool (*read)(Reader *r);
-} lines[] = {{"sym", read_sym}, {"param", read_param}, {"plan", read_plan},
-             {"ws", read_ws},   {"kernel", read_kernel}};
+} lines[] = {{"sym", read_sym},
+             {"param", read_param},
+             {"plan", read_plan},
+             {"ws", read_ws},
+             {"kernel", read_kernel}};
 
 // Cuts the line into words in place; `rest` keeps it uncut.
 static bool split(Reader *r, char *line) {
@@ -269,7 +278,8 @@ bool ssd_artifact_parse(Arena *a, const char *text, size_t n, Artifact *out, Tex
     Reader r = {.a = a, .why = why};
     *out = (Artifact){0};
     for (size_t i = 0; i < n; i++)
-        if (text[i] != '\n' && (text[i] < ' ' || text[i] > '~')) return fail(&r, "an odd character");
+        if (text[i] != '\n' && (text[i] < ' ' || text[i] > '~'))
+            return fail(&r, "an odd character");
     char *at = ssd_arena_dup(a, text, n), *end = at + n;
     while (at < end && !r.bad) {
         char *stop = memchr(at, '\n', (size_t)(end - at));

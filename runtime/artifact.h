@@ -59,7 +59,7 @@ void ssd_artifact_print(const Artifact *art, Text *out);
 bool ssd_artifact_parse(Arena *a, const char *text, size_t n, Artifact *out, Text *why);
 
 // formula.c: value of a formula under symbols; false with a message on overflow, division by zero,
-// syntax or unknown symbol.
+// syntax or unknown symbol. With values NULL only syntax and symbols are checked.
 bool ssd_formula_eval(const char *formula, const char *const *syms, const i64 *values, int n, i64 *out,
                       Text *why);
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// See cache.h. An entry is trusted only after its owner, permissions, sizes, both checksums and its key
-// have been checked; what is then parsed is parsed as if it were hostile all the same.
+// See cache.h. An entry is trusted only after its owner, permissions, sizes, both checksums and its
+// key have been checked; what is then parsed is parsed as if it were hostile all the same.
 #include "cache.h"
 #include "internal.h"
 
@@ -26,10 +26,12 @@ SSD_PRINTF(2, 3) static void warn(Cache *c, const char *fmt, ...) {
     va_end(ap);
 }
 
-// --- Directory -------------------------------------------------------------------------------------------
+// --- Directory
+// -------------------------------------------------------------------------------------------
 
 static const char *default_dir(Arena *a) {
-    const char *dir = getenv("SSD_CACHE_DIR"), *xdg = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
+    const char *dir = getenv("SSD_CACHE_DIR"), *xdg = getenv("XDG_CACHE_HOME"),
+               *home = getenv("HOME");
     if (dir) return dir;
     if (xdg && *xdg == '/') return ssd_arena_printf(a, "%s/ssdc", xdg);
     if (home && *home == '/') return ssd_arena_printf(a, "%s/.cache/ssdc", home);
@@ -42,7 +44,8 @@ static bool make_dir(Arena *a, const char *dir) {
     for (char *s = path + 1; *s; s++) {
         if (*s != '/') continue;
         *s = 0;
-        if (mkdir(path, 0700) && errno != EEXIST && errno != EISDIR && errno != EROFS && errno != EACCES)
+        if (mkdir(path, 0700) && errno != EEXIST && errno != EISDIR && errno != EROFS &&
+            errno != EACCES)
             return false;
         *s = '/';
     }
@@ -64,7 +67,8 @@ void ssd_cache_open(Cache *c, Arena *a, const char *dir) {
     c->dir = NULL;
 }
 
-// --- The file --------------------------------------------------------------------------------------------
+// --- The file
+// --------------------------------------------------------------------------------------------
 
 typedef struct Sum {
     XXH128_canonical_t bytes;
@@ -212,7 +216,8 @@ bool ssd_cache_read(Arena *a, const char *path, Artifact *out, const char **out_
     return true;
 }
 
-// --- Get and put -----------------------------------------------------------------------------------------
+// --- Get and put
+// -----------------------------------------------------------------------------------------
 
 static bool trusted(const struct stat *st) {
     return st->st_uid == geteuid() && !(st->st_mode & (S_IWGRP | S_IWOTH));
@@ -239,7 +244,8 @@ bool ssd_cache_get(Cache *c, Arena *a, const char *key, size_t key_len, Artifact
         ssd_text_free(&why);
         return false;
     }
-    if (!trusted(&st)) ssd_text_printf(&why, "others own it or may write it");
+    if (!trusted(&st))
+        ssd_text_printf(&why, "others own it or may write it");
     else if (read_guarded(a, fd, (size_t)st.st_size, &e, &why)) {
         ok = e.key_len == key_len && !memcmp(e.key, key, key_len);
         if (!ok) ssd_text_printf(&why, "it is of another key");
@@ -272,11 +278,11 @@ static int open_tmp(const char *dir, char *path, size_t n) {
     for (int i = 0; i < 100; i++) {
         struct timespec now;
         clock_gettime(CLOCK_REALTIME, &now);
-        snprintf(path, n, "%s/%s%ld-%u-%lx", dir, tmp_prefix, (long)getpid(), atomic_fetch_add(&count, 1),
-                 (unsigned long)now.tv_nsec);
+        snprintf(path, n, "%s/%s%ld-%u-%lx", dir, tmp_prefix, (long)getpid(),
+                 atomic_fetch_add(&count, 1), (unsigned long)now.tv_nsec);
         int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
         if (fd >= 0) return fd;
-        if (errno == ENOENT && !mkdir(dir, 0700)) continue;  // somebody has cleared all of it
+        if (errno == ENOENT && !mkdir(dir, 0700)) continue; // somebody has cleared all of it
         if (errno != EEXIST) return -1;
     }
     return -1;
@@ -319,7 +325,8 @@ void ssd_cache_put(Cache *c, const char *key, size_t key_len, const Artifact *ar
     if (ok && atomic_fetch_add(&puts, 1) % GC_EVERY == 0) ssd_cache_gc(c, max_bytes(c));
 }
 
-// --- Listing and clearing ----------------------------------------------------------------------------------
+// --- Listing and clearing
+// ----------------------------------------------------------------------------------
 
 typedef struct File {
     char name[40];
@@ -333,8 +340,8 @@ static int newest_first(const void *pa, const void *pb) {
     return strcmp(a->name, b->name);
 }
 
-// Entries of the directory by their last use, on the heap. Temporary files that a killed process left are
-// removed on the way.
+// Entries of the directory by their last use, on the heap. Temporary files that a killed process
+// left are removed on the way.
 static size_t scan(const Cache *c, File **out) {
     size_t n = 0, cap = 0;
     *out = NULL;

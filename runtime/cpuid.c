@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What this host's CPU can do: CPUID bits together with what the system saves on a switch (XCR0), never
-// the name of the CPU, which lies in virtual machines.
+// What this host's CPU can do: CPUID bits together with what the system saves on a switch (XCR0),
+// never the name of the CPU, which lies in virtual machines.
 #include "internal.h"
 
 #include <pthread.h>
@@ -22,10 +22,10 @@ static u64 xcr0(void) {
 
 static void read_features(CpuInfo *c) {
     unsigned a, b, x, d;
-    if (!__get_cpuid(1, &a, &b, &x, &d) || !bit(x, 27)) return;  // OSXSAVE
+    if (!__get_cpuid(1, &a, &b, &x, &d) || !bit(x, 27)) return; // OSXSAVE
     u64 saved = xcr0();
     bool ymm = (saved & 0x6) == 0x6, zmm = (saved & 0xe6) == 0xe6, tiles = (saved >> 17 & 3) == 3;
-    if (!ymm || !bit(x, 28)) return;  // AVX
+    if (!ymm || !bit(x, 28)) return; // AVX
     c->fma = bit(x, 12);
     c->f16c = bit(x, 29);
     bool movbe = bit(x, 22), lzcnt = false;
@@ -33,7 +33,7 @@ static void read_features(CpuInfo *c) {
     if (!__get_cpuid_count(7, 0, &a, &b, &x, &d)) return;
     unsigned most = a;
     c->avx2 = bit(b, 5);
-    c->bmi2 = bit(b, 8) && bit(b, 3) && lzcnt && movbe;  // the integer part of x86-64-v3 as one
+    c->bmi2 = bit(b, 8) && bit(b, 3) && lzcnt && movbe; // the integer part of x86-64-v3 as one
     c->avx512f = zmm && bit(b, 16);
     c->avx512dq = zmm && bit(b, 17);
     c->avx512cd = zmm && bit(b, 28);
@@ -52,8 +52,9 @@ static void read_caches(CpuInfo *c) {
         for (unsigned i = 0; i < 16; i++) {
             unsigned a, b, x, d;
             if (!__get_cpuid_count(leaves[k], i, &a, &b, &x, &d) || !(a & 31)) break;
-            i64 size = (i64)((b >> 22) + 1) * ((b >> 12 & 1023) + 1) * ((b & 4095) + 1) * ((i64)x + 1);
-            unsigned type = a & 31, level = a >> 5 & 7;  // type 1: data, 3: unified
+            i64 size =
+                (i64)((b >> 22) + 1) * ((b >> 12 & 1023) + 1) * ((b & 4095) + 1) * ((i64)x + 1);
+            unsigned type = a & 31, level = a >> 5 & 7; // type 1: data, 3: unified
             if (level == 1 && type == 1) c->l1d = size;
             if (level == 2 && type != 2) c->l2 = size;
         }
@@ -63,7 +64,8 @@ static void read_caches(CpuInfo *c) {
 static void read_brand(CpuInfo *c) {
     unsigned r[12];
     for (unsigned i = 0; i < 3; i++)
-        if (!__get_cpuid(0x80000002 + i, &r[4 * i], &r[4 * i + 1], &r[4 * i + 2], &r[4 * i + 3])) return;
+        if (!__get_cpuid(0x80000002 + i, &r[4 * i], &r[4 * i + 1], &r[4 * i + 2], &r[4 * i + 3]))
+            return;
     const char *s = (const char *)r;
     size_t n = strnlen(s, sizeof r);
     while (n && *s == ' ') s++, n--;
@@ -90,7 +92,7 @@ static const char native[] = "none";
 static int count_cores(void) {
     cpu_set_t set;
     if (!sched_getaffinity(0, sizeof set, &set)) return MAX(CPU_COUNT(&set), 1);
-    return (int)MAX(sysconf(_SC_NPROCESSORS_ONLN), 1);  // more CPUs than a cpu_set_t holds
+    return (int)MAX(sysconf(_SC_NPROCESSORS_ONLN), 1); // more CPUs than a cpu_set_t holds
 }
 
 static CpuInfo info;

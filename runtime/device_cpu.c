@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// CPU programs: an artifact's kernels as functions, run in the order of a plan, the pool joined between.
+// CPU programs: an artifact's kernels as functions, run in the order of a plan, the pool joined
+// between.
 #include "internal.h"
 
 #include <stdlib.h>
@@ -7,7 +8,7 @@
 struct CpuProgram {
     const Artifact *art;
     Module *module;
-    CpuKernel ***kernel;  // [plan][kernel]
+    CpuKernel ***kernel; // [plan][kernel]
 };
 
 static bool find_kernels(CpuProgram *p, Text *why) {
@@ -24,7 +25,7 @@ static bool find_kernels(CpuProgram *p, Text *why) {
                 ssd_text_printf(why, "the code has no kernel '%s'", plan->kernels[k].symbol);
                 return false;
             }
-            memcpy(&p->kernel[i][k], &at, sizeof at);  // ISO C converts no object to a function
+            memcpy(&p->kernel[i][k], &at, sizeof at); // ISO C converts no object to a function
         }
     }
     return true;
@@ -48,7 +49,8 @@ void ssd_cpu_free(CpuProgram *p) {
     free(p);
 }
 
-// --- Scratch -----------------------------------------------------------------------------------------------
+// --- Scratch
+// -----------------------------------------------------------------------------------------------
 
 void ssd_cpu_scratch_free(CpuScratch *s) {
     for (int i = 0; i < s->workers; i++) free(s->of[i]);
@@ -71,7 +73,8 @@ static bool scratch_room(CpuScratch *s, int workers, size_t bytes) {
     return true;
 }
 
-// --- Launch ------------------------------------------------------------------------------------------------
+// --- Launch
+// ------------------------------------------------------------------------------------------------
 
 typedef struct Job {
     CpuKernel *kernel;

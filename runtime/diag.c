@@ -3,8 +3,8 @@
 //     mamba2.yaml:7:12: error: unknown dim 'Z'
 //         7 |   x: bf16[b, t, Z]
 //           |                 ^
-// Lines and columns count as libyaml counts them: columns are code points, a byte order mark is none.
-// The text is untrusted: control and direction-changing characters are shown as escapes.
+// Lines and columns count as libyaml counts them: columns are code points, a byte order mark is
+// none. The text is untrusted: control and direction-changing characters are shown as escapes.
 #include "base.h"
 
 #include <stdlib.h>
@@ -18,19 +18,21 @@ void ssd_diag_add(Diag *d, DiagKind kind, Place at, const char *fmt, ...) {
     if (kind == DIAG_ERROR) d->errors++;
 }
 
-// --- One character -------------------------------------------------------------------------------------
+// --- One character
+// -------------------------------------------------------------------------------------
 
 typedef struct Span {
     u32 from, to;
 } Span;
-static const Span zero_width[] = {{0x300, 0x36f}, {0x200b, 0x200d}, {0x20d0, 0x20ff}, {0xfe00, 0xfe0f}};
-static const Span double_width[] = {{0x1100, 0x115f}, {0x2e80, 0xa4cf}, {0xac00, 0xd7a3},
-                                    {0xf900, 0xfaff}, {0xfe30, 0xfe6f}, {0xff00, 0xff60},
-                                    {0xffe0, 0xffe6}, {0x1f300, 0x1f64f}, {0x1f900, 0x1f9ff},
-                                    {0x20000, 0x3fffd}};
+static const Span zero_width[] = {
+    {0x300, 0x36f}, {0x200b, 0x200d}, {0x20d0, 0x20ff}, {0xfe00, 0xfe0f}};
+static const Span double_width[] = {
+    {0x1100, 0x115f}, {0x2e80, 0xa4cf}, {0xac00, 0xd7a3},   {0xf900, 0xfaff},   {0xfe30, 0xfe6f},
+    {0xff00, 0xff60}, {0xffe0, 0xffe6}, {0x1f300, 0x1f64f}, {0x1f900, 0x1f9ff}, {0x20000, 0x3fffd}};
 // Controls, and what could make a terminal or an editor show another text than is there.
-static const Span unsafe[] = {{0, 0x1f}, {0x7f, 0x9f}, {0x200e, 0x200f}, {0x2028, 0x202e},
-                              {0x2066, 0x2069}, {0xfeff, 0xfeff}, {0xfff9, 0xfffb}};
+static const Span unsafe[] = {{0, 0x1f},        {0x7f, 0x9f},     {0x200e, 0x200f},
+                              {0x2028, 0x202e}, {0x2066, 0x2069}, {0xfeff, 0xfeff},
+                              {0xfff9, 0xfffb}};
 
 static bool within(u32 c, const Span *s, size_t n) {
     for (size_t i = 0; i < n; i++)
@@ -43,7 +45,12 @@ static bool within(u32 c, const Span *s, size_t n) {
 static size_t decode(const char *s, size_t n, u32 *out) {
     const u8 *p = (const u8 *)s;
     static const u32 least[] = {0, 0, 0x80, 0x800, 0x10000};
-    size_t len = p[0] < 0x80 ? 1 : p[0] < 0xc2 ? 0 : p[0] < 0xe0 ? 2 : p[0] < 0xf0 ? 3 : p[0] < 0xf5 ? 4 : 0;
+    size_t len = p[0] < 0x80   ? 1
+                 : p[0] < 0xc2 ? 0
+                 : p[0] < 0xe0 ? 2
+                 : p[0] < 0xf0 ? 3
+                 : p[0] < 0xf5 ? 4
+                               : 0;
     if (!len || len > n) return 0;
     u32 c = len == 1 ? p[0] : p[0] & (0x7fu >> len);
     for (size_t i = 1; i < len; i++) {
@@ -55,7 +62,8 @@ static size_t decode(const char *s, size_t n, u32 *out) {
     return len;
 }
 
-// The character at s as it is shown: bytes read, text in `buf`, columns it takes from column `at` on.
+// The character at s as it is shown: bytes read, text in `buf`, columns it takes from column `at`
+// on.
 typedef struct Glyph {
     size_t bytes;
     int width;
@@ -91,7 +99,8 @@ static void put_safe(Text *out, const char *s) {
     }
 }
 
-// --- The source line and its caret -----------------------------------------------------------------------
+// --- The source line and its caret
+// -----------------------------------------------------------------------
 
 typedef struct Line {
     const char *s;
@@ -124,7 +133,10 @@ static bool seek_line(Line *l, const char *end, int want) {
     return true;
 }
 
-enum { SHOWN = 96, BEFORE = 60 };  // columns of a long line that are shown, and of these before the caret
+enum {
+    SHOWN = 96,
+    BEFORE = 60
+}; // columns of a long line that are shown, and of these before the caret
 
 static void put_line(Text *out, const Line *l, int col) {
     int caret = 0, width = 0;
@@ -132,7 +144,7 @@ static void put_line(Text *out, const Line *l, int col) {
         Glyph g = glyph(l->s + i, l->n - i, width);
         width += g.width;
         i += g.bytes;
-        if (k < (size_t)col) caret = width;  // so also for a place after the end of the line
+        if (k < (size_t)col) caret = width; // so also for a place after the end of the line
     }
     int from = 0, to = width;
     if (width > SHOWN) {
@@ -144,7 +156,8 @@ static void put_line(Text *out, const Line *l, int col) {
     for (size_t i = 0, at = 0; i < l->n;) {
         Glyph g = glyph(l->s + i, l->n - i, (int)at);
         // A glyph that starts before the cut is dropped; blanks keep the caret in place.
-        if ((int)at >= from && (int)at < to) ssd_text_printf(out, "%s", g.buf);
+        if ((int)at >= from && (int)at < to)
+            ssd_text_printf(out, "%s", g.buf);
         else if ((int)at < from && (int)at + g.width > from)
             ssd_text_printf(out, "%*s", (int)at + g.width - from, "");
         at += (size_t)g.width;
@@ -154,7 +167,8 @@ static void put_line(Text *out, const Line *l, int col) {
     if (col > 0) ssd_text_printf(out, "      | %*s^\n", (int)strlen(cut) + caret - from, "");
 }
 
-// --- Sorted, without repeats -----------------------------------------------------------------------------
+// --- Sorted, without repeats
+// -----------------------------------------------------------------------------
 
 static int by_place(const void *pa, const void *pb) {
     const DiagItem *a = *(const DiagItem *const *)pa, *b = *(const DiagItem *const *)pb;
@@ -182,7 +196,8 @@ static void put_item(const Diag *d, const DiagItem *it, Line *line, Text *out) {
     ssd_text_printf(out, "%s: ", kinds[it->kind]);
     put_safe(out, it->text);
     ssd_text_printf(out, "\n");
-    if (!it->at.file || !d->source || !d->file || strcmp(it->at.file, d->file) || it->at.line < 1) return;
+    if (!it->at.file || !d->source || !d->file || strcmp(it->at.file, d->file) || it->at.line < 1)
+        return;
     const char *start = d->source, *end = d->source + d->source_len;
     if (d->source_len >= 3 && !memcmp(start, "\xef\xbb\xbf", 3)) start += 3;
     if (line->number > it->at.line || !line->number) *line = (Line){.next = start};

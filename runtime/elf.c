@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// Loads an ELF relocatable object (what LLVM emits) into executable memory, in microseconds and without a
-// linker. All allocated sections are laid into one block, grouped by what may be done with them:
+// Loads an ELF relocatable object (what LLVM emits) into executable memory, in microseconds and
+// without a linker. All allocated sections are laid into one block, grouped by what may be done
+// with them:
 //     | code  r-x | constants  r-- | data  rw- |        each group starts a page
-// Then relocations are applied, then pages are protected. Symbols come from the object alone: an undefined
-// one is refused by name. The object may be hostile: every offset, size and index is checked.
+// Then relocations are applied, then pages are protected. Symbols come from the object alone: an
+// undefined one is refused by name. The object may be hostile: every offset, size and index is
+// checked.
 #include "internal.h"
 
 #include <elf.h>
@@ -25,7 +27,7 @@ struct Module {
     u8 *block;
     size_t size;
     int n_symbols;
-    Symbol *symbols;  // functions
+    Symbol *symbols; // functions
 };
 
 typedef struct Loader {
@@ -34,9 +36,9 @@ typedef struct Loader {
     size_t size;
     Text *why;
     int n_sections;
-    Elf64_Shdr *section;  // copies, for the file need not be aligned
-    size_t *at;           // offset in the block of each section; SIZE_MAX: not loaded
-    size_t end[GROUPS];   // of each group, pages
+    Elf64_Shdr *section; // copies, for the file need not be aligned
+    size_t *at;          // offset in the block of each section; SIZE_MAX: not loaded
+    size_t end[GROUPS];  // of each group, pages
     const Elf64_Shdr *symtab;
 } Loader;
 
@@ -53,7 +55,8 @@ static bool inside(const Loader *l, u64 offset, u64 size) {
     return offset <= l->size && size <= l->size - offset;
 }
 
-// --- Headers ---------------------------------------------------------------------------------------------
+// --- Headers
+// ---------------------------------------------------------------------------------------------
 
 static bool read_header(Loader *l) {
     Elf64_Ehdr h;
@@ -77,7 +80,8 @@ static bool read_header(Loader *l) {
     for (int i = 0; i < l->n_sections; i++) {
         const Elf64_Shdr *s = &l->section[i];
         l->at[i] = SIZE_MAX;
-        if (s->sh_type != SHT_NOBITS && s->sh_type != SHT_NULL && !inside(l, s->sh_offset, s->sh_size))
+        if (s->sh_type != SHT_NOBITS && s->sh_type != SHT_NULL &&
+            !inside(l, s->sh_offset, s->sh_size))
             return fail(l, "section %d ends outside the file", i);
         if (s->sh_type != SHT_SYMTAB) continue;
         if (l->symtab || s->sh_entsize != sizeof(Elf64_Sym) || !s->sh_link ||
@@ -88,11 +92,12 @@ static bool read_header(Loader *l) {
     return l->symtab || fail(l, "no symbol table");
 }
 
-// --- Layout ----------------------------------------------------------------------------------------------
+// --- Layout
+// ----------------------------------------------------------------------------------------------
 
 static bool loads(const Elf64_Shdr *s) {
     bool kind = s->sh_type == SHT_PROGBITS || s->sh_type == SHT_NOBITS;
-    return kind && (s->sh_flags & SHF_ALLOC) && s->sh_size;  // neither unwind tables nor notes
+    return kind && (s->sh_flags & SHF_ALLOC) && s->sh_size; // neither unwind tables nor notes
 }
 
 static int group_of(const Elf64_Shdr *s) {
@@ -106,7 +111,8 @@ static bool lay_out(Loader *l) {
             const Elf64_Shdr *s = &l->section[i];
             if (!loads(s) || group_of(s) != g) continue;
             size_t align = s->sh_addralign ? s->sh_addralign : 1;
-            if (align & (align - 1) || align > page) return fail(l, "section %d has a bad alignment", i);
+            if (align & (align - 1) || align > page)
+                return fail(l, "section %d has a bad alignment", i);
             if (s->sh_flags & SHF_TLS) return fail(l, "thread-local data");
             if ((s->sh_flags & SHF_EXECINSTR) && (s->sh_flags & SHF_WRITE))
                 return fail(l, "section %d is writable code", i);
@@ -124,11 +130,13 @@ static bool lay_out(Loader *l) {
     l->m->size = at;
     for (int i = 0; i < l->n_sections; i++)
         if (l->at[i] != SIZE_MAX && l->section[i].sh_type != SHT_NOBITS)
-            memcpy(l->m->block + l->at[i], l->file + l->section[i].sh_offset, l->section[i].sh_size);
+            memcpy(l->m->block + l->at[i], l->file + l->section[i].sh_offset,
+                   l->section[i].sh_size);
     return true;
 }
 
-// --- Symbols and relocations -----------------------------------------------------------------------------
+// --- Symbols and relocations
+// -----------------------------------------------------------------------------
 
 static u64 symbol_count(const Loader *l) { return l->symtab->sh_size / sizeof(Elf64_Sym); }
 
@@ -159,7 +167,8 @@ static bool relocate_one(Loader *l, const Elf64_Shdr *target, size_t base, const
     u64 index = ELF64_R_SYM(r->r_info), type = ELF64_R_TYPE(r->r_info);
     size_t width = type == R_X86_64_64 || type == R_X86_64_PC64 ? 8 : 4, sym;
     if (type == R_X86_64_NONE) return true;
-    if (index >= symbol_count(l)) return fail(l, "relocation by symbol %llu of none", (long long)index);
+    if (index >= symbol_count(l))
+        return fail(l, "relocation by symbol %llu of none", (long long)index);
     if (r->r_offset > target->sh_size || width > target->sh_size - r->r_offset)
         return fail(l, "relocation outside its section");
     Elf64_Sym s = symbol_at(l, index);
@@ -189,11 +198,13 @@ static bool relocate(Loader *l) {
     for (int i = 0; i < l->n_sections; i++) {
         const Elf64_Shdr *s = &l->section[i];
         if (s->sh_type != SHT_RELA && s->sh_type != SHT_REL) continue;
-        if (s->sh_info >= (u32)l->n_sections) return fail(l, "relocations for section %u of none", s->sh_info);
+        if (s->sh_info >= (u32)l->n_sections)
+            return fail(l, "relocations for section %u of none", s->sh_info);
         const Elf64_Shdr *target = &l->section[s->sh_info];
         size_t base = l->at[s->sh_info];
         if (base == SIZE_MAX) continue;
-        if (s->sh_type == SHT_REL || s->sh_entsize != sizeof(Elf64_Rela) || target->sh_type == SHT_NOBITS)
+        if (s->sh_type == SHT_REL || s->sh_entsize != sizeof(Elf64_Rela) ||
+            target->sh_type == SHT_NOBITS)
             return fail(l, "bad relocation table");
         for (u64 k = 0; k < s->sh_size / sizeof(Elf64_Rela); k++) {
             Elf64_Rela r;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Formulas over launch symbols ("cdiv(t,64)*24", "t>=64 && b*24>=2"): one recursive descent that reads
-// and evaluates at once. Loosest first:   ||   &&   < <= > >= == !=   + -   * /   unary -   ( ) f(,)
-// All arithmetic is checked. What && and || do not need is read but not computed, so
-// "b>0 && t/b>3" is safe; a formula checked without values is read that way as a whole.
+// Formulas over launch symbols ("cdiv(t,64)*24", "t>=64 && b*24>=2"): one recursive descent that
+// reads and evaluates at once. Loosest first:   ||   &&   < <= > >= == !=   + -   * /   unary -   (
+// ) f(,) All arithmetic is checked. What && and || do not need is read but not computed, so "b>0 &&
+// t/b>3" is safe; a formula checked without values is read that way as a whole.
 #include "artifact.h"
 
 enum { NEST_MOST = 100 };
@@ -11,9 +11,9 @@ typedef struct Reader {
     const char *at;
     const char *const *syms;
     const i64 *values;
-    int n, depth, dead;   // dead > 0: read, do not compute
-    const char *fault;    // first thing wrong
-    const char *name;     // the unknown symbol, when that is the fault
+    int n, depth, dead; // dead > 0: read, do not compute
+    const char *fault;  // first thing wrong
+    const char *name;   // the unknown symbol, when that is the fault
     int name_len;
 } Reader;
 
@@ -113,9 +113,12 @@ static i64 primary(Reader *r) {
     if (r->depth >= NEST_MOST) return fail(r, "nested too deeply");
     r->depth++;
     i64 v = 0;
-    if (take(r, "-")) v = apply(r, SUB, 0, primary(r));
-    else if (!take(r, "(")) fail(r, *r->at ? "unexpected character" : "unexpected end");
-    else if (v = expr(r, 0), !take(r, ")")) fail(r, "expected ')'");
+    if (take(r, "-"))
+        v = apply(r, SUB, 0, primary(r));
+    else if (!take(r, "("))
+        fail(r, *r->at ? "unexpected character" : "unexpected end");
+    else if (v = expr(r, 0), !take(r, ")"))
+        fail(r, "expected ')'");
     r->depth--;
     return v;
 }
@@ -141,7 +144,7 @@ static i64 expr(Reader *r, int level) {
         i64 b = expr(r, binary[i].level + 1);
         r->dead -= settled;
         a = apply(r, binary[i].op, a, b);
-        i = SIZE_MAX;  // from the top, for the next operator
+        i = SIZE_MAX; // from the top, for the next operator
     }
     r->depth--;
     return a;

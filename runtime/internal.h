@@ -37,7 +37,7 @@ void ssd_module_free(Module *m);
 
 // cpuid.c: what this host's CPU can do, from CPUID bits and what the OS saves (XCR0), never a name.
 typedef struct CpuInfo {
-    bool avx2, fma, f16c, bmi2;                                   // x86-64-v3
+    bool avx2, fma, f16c, bmi2;                                   // x86-64-v3 (bmi2: with bmi1, lzcnt, movbe)
     bool avx512f, avx512bw, avx512vl, avx512dq, avx512cd;         // x86-64-v4
     bool avx512_bf16, avx512_fp16, amx_tile, amx_bf16;
     i64 l1d, l2;  // bytes, 0 unknown

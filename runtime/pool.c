@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // A pool of threads that run the blocks of a grid, the caller among them.
 //
-// Blocks are handed out one by one from a counter, so uneven blocks balance; which thread runs a block
-// changes no bit of the result. A job is open while blocks are left. Workers enter an open job and leave it;
-// the caller closes it and waits for those inside only: a worker still asleep is never waited for, so a
-// small launch costs the caller no more than running it alone. Threads start at the first job that needs
-// them, spin shortly for the next, then sleep.
+// Blocks are handed out one by one from a counter, so uneven blocks balance; which thread runs a
+// block changes no bit of the result. A job is open while blocks are left. Workers enter an open
+// job and leave it; the caller closes it and waits for those inside only: a worker still asleep is
+// never waited for, so a small launch costs the caller no more than running it alone. Threads start
+// at the first job that needs them, spin shortly for the next, then sleep.
 #include "internal.h"
 
 #include <pthread.h>
@@ -13,14 +13,15 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 
-// --- Floating-point state: denormals are zero in kernels, and the caller notices nothing -----------------
+// --- Floating-point state: denormals are zero in kernels, and the caller notices nothing
+// -----------------
 
 #if defined(__x86_64__)
 #include <xmmintrin.h>
 typedef unsigned FpState;
 static FpState fp_enter(void) {
     unsigned was = _mm_getcsr();
-    _mm_setcsr(0x9fc0);  // FTZ, DAZ, all exceptions masked, round to nearest, no flags
+    _mm_setcsr(0x9fc0); // FTZ, DAZ, all exceptions masked, round to nearest, no flags
     return was;
 }
 static void fp_leave(FpState was) { _mm_setcsr(was); }
@@ -32,7 +33,7 @@ typedef struct FpState {
 static FpState fp_enter(void) {
     FpState was;
     __asm__ volatile("mrs %0, fpcr\n\tmrs %1, fpsr" : "=r"(was.control), "=r"(was.status));
-    __asm__ volatile("msr fpcr, %0" ::"r"((u64)1 << 24));  // FZ
+    __asm__ volatile("msr fpcr, %0" ::"r"((u64)1 << 24)); // FZ
     return was;
 }
 static void fp_leave(FpState was) {
@@ -46,14 +47,15 @@ static void fp_leave(FpState was) { (void)was; }
 static void relax(void) {}
 #endif
 
-// --- The pool ------------------------------------------------------------------------------------------
+// --- The pool
+// ------------------------------------------------------------------------------------------
 
 // One word says which job there is, whether it may be entered and how many workers are inside.
 #define INSIDE 0xffffu
 #define OPEN 0x10000u
 #define JOB(state) ((state) >> 32)
 
-enum { THREADS_MOST = 1024, SPINS = 600 };  // some 10 to 40 microseconds
+enum { THREADS_MOST = 1024, SPINS = 600 }; // some 10 to 40 microseconds
 
 typedef struct Worker {
     struct Pool *pool;
@@ -62,14 +64,14 @@ typedef struct Worker {
 } Worker;
 
 struct Pool {
-    int threads, started;  // started: workers that run, the caller not counted
+    int threads, started; // started: workers that run, the caller not counted
     int spins;
-    bool tried;            // to start them
-    pthread_mutex_t turn;  // held by the launch whose job this is
-    pthread_mutex_t lock;  // for the two conditions only
+    bool tried;           // to start them
+    pthread_mutex_t turn; // held by the launch whose job this is
+    pthread_mutex_t lock; // for the two conditions only
     pthread_cond_t work, done;
-    atomic_int asleep;     // workers waiting for `work`
-    atomic_bool waiting;   // the caller waits for `done`
+    atomic_int asleep;   // workers waiting for `work`
+    atomic_bool waiting; // the caller waits for `done`
     atomic_bool stop;
     void (*fn)(void *ctx, i64 block, int worker);
     void *ctx;
@@ -102,7 +104,7 @@ static void *work(void *arg) {
     for (u64 last = 0;;) {
         await_job(p, last);
         unsigned long long s = atomic_load(&p->state);
-        if (atomic_load(&p->stop)) return NULL;  // after the state, which is written after `stop`
+        if (atomic_load(&p->stop)) return NULL; // after the state, which is written after `stop`
         last = JOB(s);
         bool in = false;
         while ((s & OPEN) && JOB(s) == last && !in)
@@ -123,7 +125,7 @@ static void start_workers(Pool *p) {
     p->tried = true;
     sigset_t all, was;
     sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &was);  // signals stay with the user's threads
+    pthread_sigmask(SIG_SETMASK, &all, &was); // signals stay with the user's threads
     for (int i = 0; i < p->threads - 1; i++) {
         p->worker[i] = (Worker){.pool = p, .index = i + 1};
         if (pthread_create(&p->worker[i].thread, NULL, work, &p->worker[i])) break;
@@ -137,7 +139,8 @@ static void open_job(Pool *p) {
     atomic_store(&p->state, (job & 0xffffffff) << 32 | OPEN);
     if (!atomic_load(&p->asleep)) return;
     pthread_mutex_lock(&p->lock);
-    if (p->blocks > p->started) pthread_cond_broadcast(&p->work);
+    if (p->blocks > p->started)
+        pthread_cond_broadcast(&p->work);
     else
         for (i64 i = 1; i < p->blocks; i++) pthread_cond_signal(&p->work);
     pthread_mutex_unlock(&p->lock);
@@ -178,7 +181,7 @@ Pool *ssd_pool_new(int threads) {
     if (!p) return NULL;
     memset(p, 0, size);
     p->threads = threads;
-    p->spins = threads <= ssd_cpu_info()->cores ? SPINS : 0;  // spinning takes a core from somebody
+    p->spins = threads <= ssd_cpu_info()->cores ? SPINS : 0; // spinning takes a core from somebody
     if (pthread_mutex_init(&p->turn, NULL) || pthread_mutex_init(&p->lock, NULL) ||
         pthread_cond_init(&p->work, NULL) || pthread_cond_init(&p->done, NULL)) {
         free(p);

@@ -25,8 +25,8 @@ const char *ssd_status_name(ssd_status s) {
 
 const char *ssd_version(void) { return SSD_VERSION; }
 
-// Most messages fit `brief`; one that does not (all errors of a spec) is on the heap, released by the
-// next call or with the thread.
+// Most messages fit `brief`; one that does not (all errors of a spec) is on the heap, released by
+// the next call or with the thread.
 static _Thread_local char brief[512];
 static _Thread_local char *lengthy;
 static pthread_key_t lengthy_key;

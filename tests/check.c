@@ -510,11 +510,17 @@ static void add_test(const char *name, const char *command) {
     tests[n_tests++] = (Test){.name = strdup(name), .command = command ? strdup(command) : NULL};
 }
 
-static bool is_test_file(const char *name) {
-    static const char *const ends[] = {".yaml", ".ssd", ".graph", ".tile", ".ir", ".test"};
-    const char *dot = strrchr(name, '.');
-    for (size_t i = 0; dot && i < sizeof ends / sizeof *ends; i++)
-        if (!strcmp(dot, ends[i])) return true;
+// In a directory, what has a RUN or an ERROR is a test; the rest are data of other tests.
+static bool is_test_file(const char *path) {
+    static const char *const ends[] = {".yaml", ".ssd", ".test"};
+    const char *dot = strrchr(path, '.');
+    size_t n;
+    for (size_t i = 0; dot && i < sizeof ends / sizeof *ends; i++) {
+        char *text = strcmp(dot, ends[i]) ? NULL : read_file(path, &n);
+        bool is = text && (strstr(text, "# RUN:") || strstr(text, "# ERROR"));
+        free(text);
+        if (is) return true;
+    }
     return false;
 }
 

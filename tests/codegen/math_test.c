@@ -248,7 +248,7 @@ static int build_loop(const LlvmMath *m, const char *name, FnCode fn, unsigned l
     }
     if (constant) {
         LLVMValueRef num =
-            ints ? LLVMConstInt(elem, (u64)*constant, true) : LLVMConstReal(elem, *constant);
+            ints ? LLVMConstInt(elem, (u64)(i64)*constant, true) : LLVMConstReal(elem, *constant);
         LLVMValueRef v[LANES_MOST];
         for (unsigned k = 0; k < lanes; k++) v[k] = num;
         arg[1] = lanes > 1 ? LLVMConstVector(v, lanes) : num;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Kernels of a small program, compiled to the relocatable object that the runtime's tests load:
-//     y[b,t,h] = weight[h % 4] * x[b,t,h] + bias, where a workspace tensor carries x * weight from the first
+//     y[b,t,h] = weight[h % 4] * x[b,t,h] + bias, where a workspace tensor carries x * weight from
+//     the first
 // kernel to the second, and hT[b,h] = h0[b,h] + 1.
 #include "../../runtime/artifact.h"
 
@@ -8,7 +9,8 @@ enum { X, H0, Y, HT, W };
 
 static const float weight[4] = {1, 2, 3, 4};
 static float bias = 0.5f;
-static float *volatile bias_at = &bias;  // data that holds an address
+static volatile float nothing[16];
+static float *volatile bias_at = &bias; // data that holds an address
 
 float fixture_weigh(i64 h);
 __attribute__((noinline)) float fixture_weigh(i64 h) { return weight[h % 4]; }
@@ -41,5 +43,6 @@ __attribute__((visibility("default"))) void state(const CpuArgs *a, i64 block, v
     const i64 *s0 = a->stride + H0 * SSD_MAX_RANK, *s1 = a->stride + HT * SSD_MAX_RANK;
     (void)scratch;
     for (i64 h = 0; h < a->dim[HT * SSD_MAX_RANK + 1]; h++)
-        ((float *)a->ptr[HT])[block * s1[0] + h * s1[1]] = ((float *)a->ptr[H0])[block * s0[0] + h * s0[1]] + 1;
+        ((float *)a->ptr[HT])[block * s1[0] + h * s1[1]] =
+            ((float *)a->ptr[H0])[block * s0[0] + h * s0[1]] + 1 + nothing[h % 16];
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The few words the runtime's tests are written in. A test program ends with `return test_end();`, whose
-// line counts what passed and failed.
+// The few words the runtime's tests are written in. A test program ends with `return test_end();`,
+// whose line counts what passed and failed.
 #ifndef TEST_H
 #define TEST_H
 
@@ -21,7 +21,9 @@ static inline bool test_check(bool ok, const char *file, int line, const char *w
 static inline bool test_same(const char *found, const char *want, const char *file, int line) {
     bool ok = found && !strcmp(found, want);
     ok ? passed++ : failed++;
-    if (!ok) printf("%s:%d: failed: found\n%s\nexpected\n%s\n", file, line, found ? found : "(NULL)", want);
+    if (!ok)
+        printf("%s:%d: failed: found\n%s\nexpected\n%s\n", file, line, found ? found : "(NULL)",
+               want);
     return ok;
 }
 #define CHECK_SAME(found, want) test_same((found), (want), __FILE__, __LINE__)
@@ -29,12 +31,16 @@ static inline bool test_same(const char *found, const char *want, const char *fi
 static inline bool test_holds(const char *found, const char *part, const char *file, int line) {
     bool ok = found && strstr(found, part);
     ok ? passed++ : failed++;
-    if (!ok) printf("%s:%d: failed: found '%s', expected '...%s...'\n", file, line, found ? found : "(NULL)", part);
+    if (!ok)
+        printf("%s:%d: failed: found '%s', expected '...%s...'\n", file, line,
+               found ? found : "(NULL)", part);
     return ok;
 }
 #define CHECK_HOLDS(found, part) test_holds((found), (part), __FILE__, __LINE__)
 
-static inline void test_skip(const char *what, const char *why) { printf("skipped: %s: %s\n", what, why); }
+static inline void test_skip(const char *what, const char *why) {
+    printf("skipped: %s: %s\n", what, why);
+}
 
 static inline int test_end(void) {
     printf("%d passed, %d failed\n", passed, failed);

@@ -9,7 +9,9 @@ static void expect_value(const char *f, i64 want) {
     i64 v;
     Text why = {0};
     bool ok = ssd_formula_eval(f, syms, values, 2, &v, &why);
-    if (!CHECK(ok && v == want)) printf("  %s = %lld, not %lld (%s)\n", f, (long long)v, (long long)want, why.s ? why.s : "");
+    if (!CHECK(ok && v == want))
+        printf("  %s = %lld, not %lld (%s)\n", f, (long long)v, (long long)want,
+               why.s ? why.s : "");
     ssd_text_free(&why);
 }
 
@@ -25,21 +27,57 @@ static void formulas(void) {
     static const struct {
         const char *f;
         i64 want;
-    } good[] = {{"t", 100}, {"cdiv(t,64)*24", 48}, {"1-2-3", -4}, {"2+3*4", 14}, {"2*3+4", 10},
-                {"7/2", 3}, {"-7/2", -4}, {"7/-2", -4}, {"cdiv(7,2)", 4}, {"cdiv(-7,2)", -3}, {"cdiv(7,-2)", -3},
-                {"cdiv(8,2)", 4}, {"min(b,max(t,3))", 2}, {"t>=64 && b*24>=2", 1}, {"t<64 || b==3", 0},
-                {"1+2<4&&0||1", 1}, {"b==2||1/0", 1}, {"b!=2&&1/0", 0}, {"0&&1/0||3>2", 1}, {"-(-3)", 3},
-                {"2*-3", -6}, {"-b*3+t", 94}, {"1<2<3", 1}, {" ( t ) ", 100}, {"9223372036854775807", INT64_MAX},
-                {"(0-9223372036854775807-1)", INT64_MIN}, {"1<=1", 1}, {"1!=1", 0}, {"((((((((t))))))))", 100}};
+    } good[] = {{"t", 100},
+                {"cdiv(t,64)*24", 48},
+                {"1-2-3", -4},
+                {"2+3*4", 14},
+                {"2*3+4", 10},
+                {"7/2", 3},
+                {"-7/2", -4},
+                {"7/-2", -4},
+                {"cdiv(7,2)", 4},
+                {"cdiv(-7,2)", -3},
+                {"cdiv(7,-2)", -3},
+                {"cdiv(8,2)", 4},
+                {"min(b,max(t,3))", 2},
+                {"t>=64 && b*24>=2", 1},
+                {"t<64 || b==3", 0},
+                {"1+2<4&&0||1", 1},
+                {"b==2||1/0", 1},
+                {"b!=2&&1/0", 0},
+                {"0&&1/0||3>2", 1},
+                {"-(-3)", 3},
+                {"2*-3", -6},
+                {"-b*3+t", 94},
+                {"1<2<3", 1},
+                {" ( t ) ", 100},
+                {"9223372036854775807", INT64_MAX},
+                {"(0-9223372036854775807-1)", INT64_MIN},
+                {"1<=1", 1},
+                {"1!=1", 0},
+                {"((((((((t))))))))", 100}};
     static const struct {
         const char *f, *fault;
-    } wrong[] = {{"", "unexpected end"}, {"t)", "unexpected character"}, {"((t", "expected ')'"}, {"q", "unknown symbol 'q'"},
-                 {"b==2||q", "unknown symbol"}, {"1/0", "division by zero"}, {"cdiv(t,0)", "division by zero"},
-                 {"9223372036854775808", "too large"}, {"9223372036854775807+1", "overflow"},
-                 {"t*t*t*t*t*t*t*t*t*t*t", "overflow"}, {"(0-9223372036854775807-1)/-1", "overflow"},
-                 {"cdiv(0-9223372036854775807-1,-1)", "overflow"}, {"-(0-9223372036854775807-1)", "overflow"},
-                 {"min(b)", "expected ','"}, {"min(b,t", "expected ')'"}, {"min", "unknown symbol 'min'"},
-                 {"a b", "unknown symbol"}, {"b t", "unexpected character"}, {"1+", "unexpected end"}, {"1=2", "unexpected"},
+    } wrong[] = {{"", "unexpected end"},
+                 {"t)", "unexpected character"},
+                 {"((t", "expected ')'"},
+                 {"q", "unknown symbol 'q'"},
+                 {"b==2||q", "unknown symbol"},
+                 {"1/0", "division by zero"},
+                 {"cdiv(t,0)", "division by zero"},
+                 {"9223372036854775808", "too large"},
+                 {"9223372036854775807+1", "overflow"},
+                 {"t*t*t*t*t*t*t*t*t*t*t", "overflow"},
+                 {"(0-9223372036854775807-1)/-1", "overflow"},
+                 {"cdiv(0-9223372036854775807-1,-1)", "overflow"},
+                 {"-(0-9223372036854775807-1)", "overflow"},
+                 {"min(b)", "expected ','"},
+                 {"min(b,t", "expected ')'"},
+                 {"min", "unknown symbol 'min'"},
+                 {"a b", "unknown symbol"},
+                 {"b t", "unexpected character"},
+                 {"1+", "unexpected end"},
+                 {"1=2", "unexpected"},
                  {"b&t", "unexpected"}};
     for (size_t i = 0; i < COUNTOF(good); i++) expect_value(good[i].f, good[i].want);
     for (size_t i = 0; i < COUNTOF(wrong); i++) expect_fault(wrong[i].f, wrong[i].fault);
@@ -50,7 +88,7 @@ static void formulas(void) {
     memset(deep, '-', sizeof deep - 1);
     expect_fault(deep, "nested too deeply");
 
-    i64 v;  // without values only syntax and names are checked
+    i64 v; // without values only syntax and names are checked
     Text why = {0};
     CHECK(ssd_formula_eval("1/0 + b*t", syms, NULL, 2, &v, &why) && !why.s);
     CHECK(!ssd_formula_eval("1/0 + q", syms, NULL, 2, &v, &why));
@@ -81,7 +119,8 @@ static void round_trip(void) {
     Text why = {0}, out = {0};
     CHECK(ssd_artifact_parse(&a, sample, sizeof sample - 1, &art, &why));
     CHECK(!why.s && art.n_syms == 3 && art.n_params == 5 && art.n_plans == 2);
-    CHECK(art.plans[0].n_ws == 1 && art.plans[0].n_kernels == 2 && art.plans[0].kernels[1].scratch == 81920);
+    CHECK(art.plans[0].n_ws == 1 && art.plans[0].n_kernels == 2 &&
+          art.plans[0].kernels[1].scratch == 81920);
     CHECK(art.syms[2].minus == 1 && art.syms[2].dim == 0);
     CHECK_SAME(art.params[4].alias, "h0");
     CHECK_SAME(art.plans[1].when, "1");
@@ -89,7 +128,7 @@ static void round_trip(void) {
     ssd_artifact_print(&art, &out);
     CHECK_SAME(out.s, sample);
     ssd_text_free(&out);
-    art.params[0].dim[1] = "t + 0";  // a formula of a compiler that likes blanks
+    art.params[0].dim[1] = "t + 0"; // a formula of a compiler that likes blanks
     ssd_artifact_print(&art, &out);
     CHECK_HOLDS(out.s, "param x in bf16 b t+0 24 64\n");
     ssd_text_free(&out);
@@ -146,7 +185,8 @@ static void refused(void) {
                  {"kernel all", "kernels all b 0", "unknown line 'kernels'"},
                  {"kernel all", "kernel a\x01ll b 0", "odd character"},
                  {"kernel all", "", "empty line"}};
-    for (size_t i = 0; i < COUNTOF(cases); i++) expect_refused(cases[i].from, cases[i].to, cases[i].message);
+    for (size_t i = 0; i < COUNTOF(cases); i++)
+        expect_refused(cases[i].from, cases[i].to, cases[i].message);
 }
 
 // Cut and damaged texts: refused or, when the damage means something, taken; never a fault.
@@ -163,11 +203,12 @@ static void noise(void) {
         if (k >= n) copy[test_random(&seed) % n] = (char)test_random(&seed);
         bool ok = ssd_artifact_parse(&a, copy, len, &art, &why);
         CHECK(ok == !why.s);
-        if (ok) {  // what is accepted prints and parses to itself
+        if (ok) { // what is accepted prints and parses to itself
             Text once = {0}, twice = {0};
             Artifact again;
             ssd_artifact_print(&art, &once);
-            if (CHECK(ssd_artifact_parse(&a, once.s, once.n, &again, &why))) ssd_artifact_print(&again, &twice);
+            if (CHECK(ssd_artifact_parse(&a, once.s, once.n, &again, &why)))
+                ssd_artifact_print(&again, &twice);
             CHECK_SAME(twice.s, once.s);
             ssd_text_free(&once);
             ssd_text_free(&twice);

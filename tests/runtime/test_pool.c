@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The thread pool: each block exactly once, one worker at a time in a worker's place, floating-point
-// state in and out, many launches, several callers.
+// The thread pool: each block exactly once, one worker at a time in a worker's place,
+// floating-point state in and out, many launches, several callers.
 #include "test.h"
 
 #include <fenv.h>
@@ -17,11 +17,12 @@ typedef struct Job {
 
 static void run_block(void *ctx, i64 block, int worker) {
     Job *j = ctx;
-    if (worker < 0 || worker >= j->threads || atomic_fetch_add(&j->busy[worker], 1)) atomic_fetch_add(&j->wrong, 1);
+    if (worker < 0 || worker >= j->threads || atomic_fetch_add(&j->busy[worker], 1))
+        atomic_fetch_add(&j->wrong, 1);
     atomic_fetch_add(&j->done[block], 1);
     atomic_fetch_or(&j->workers, 1 << worker);
     volatile float tiny = 1e-40f, one = 1;
-    if (tiny * one != 0) atomic_fetch_add(&j->wrong, 1);  // denormals are zero in here
+    if (tiny * one != 0) atomic_fetch_add(&j->wrong, 1); // denormals are zero in here
     atomic_fetch_sub(&j->busy[worker], 1);
 }
 
@@ -46,7 +47,7 @@ static void each_block_once(void) {
         ssd_pool_free(p);
     }
     ssd_pool_free(NULL);
-    ssd_pool_free(ssd_pool_new(4));  // whose threads never started
+    ssd_pool_free(ssd_pool_new(4)); // whose threads never started
 }
 
 static void floating_point_state(void) {
@@ -118,7 +119,8 @@ static void meet(void *ctx, i64 block, int worker) {
     (void)block, (void)worker;
     atomic_fetch_add(arrived, 1);
     double start = now_us();
-    while (atomic_load(arrived) < 2 && now_us() - start < 5e6) nanosleep(&(struct timespec){0, 1000}, NULL);
+    while (atomic_load(arrived) < 2 && now_us() - start < 5e6)
+        nanosleep(&(struct timespec){0, 1000}, NULL);
     if (atomic_load(arrived) < 2) atomic_fetch_sub(arrived, 100);
 }
 
@@ -126,7 +128,7 @@ static void side_by_side(void) {
     Pool *p = ssd_pool_new(2);
     for (int i = 0; i < 50; i++) {
         atomic_int arrived = 0;
-        if (i % 2) nanosleep(&(struct timespec){0, 1000000}, NULL);  // let the worker fall asleep
+        if (i % 2) nanosleep(&(struct timespec){0, 1000000}, NULL); // let the worker fall asleep
         ssd_pool_run(p, 2, meet, &arrived);
         CHECK(arrived == 2);
     }
