@@ -38,8 +38,7 @@ static inline uint16_t to_bf16(float f) { // to nearest, ties to even; NaN does 
 #define SET(v) to_bf16(v)
 #include "naive_heads.inc"
 
-// --- A range of work shared by threads
-// ------------------------------------------------------------
+// --- A range of work shared by threads -----------------------------------------------------------
 typedef struct Part {
     void (*run)(void *ctx, int64_t lo, int64_t hi);
     void *ctx;
@@ -72,8 +71,7 @@ static void run_bf16(void *ctx, int64_t lo, int64_t hi) { heads_bf16(ctx, lo, hi
 void naive_f32(const Naive *a, int threads) { share(run_f32, (void *)a, a->b * a->h, threads); }
 void naive_bf16(const Naive *a, int threads) { share(run_bf16, (void *)a, a->b * a->h, threads); }
 
-// --- Ceilings
-// -------------------------------------------------------------------------------------
+// --- Ceilings ------------------------------------------------------------------------------------
 typedef struct Stream {
     float *y;
     const float *x;

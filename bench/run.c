@@ -51,8 +51,7 @@ static void *need(size_t bytes) {
     return memset(p, 0, bytes);
 }
 
-// --- What is reported: a line now, the table at the end
-// -------------------------------------------
+// --- What is reported: a line now, the table at the end ------------------------------------------
 typedef struct Row {
     const char *group;
     char what[80];
@@ -96,8 +95,7 @@ static void print_table(void) {
     }
 }
 
-// --- The layer both sides compute: Mamba-2 with bias, softplus and skip connection
-// -----------------
+// --- The layer both sides compute: Mamba-2 with bias, softplus and skip connection ---------------
 static void spec_text(char *out, size_t n, int H, const char *dtype) {
     snprintf(out, n,
              "ssdc: 1\n"
@@ -289,8 +287,7 @@ static void agree(const Case *c, int bf16, const char *what) {
     exit(1);
 }
 
-// --- Forward
-// ----------------------------------------------------------------------------------------
+// --- Forward -------------------------------------------------------------------------------------
 static void bench_forward(ssd_context *cx, i64 T, int H) {
     static const char *const dtype[2] = {"f32", "bf16"};
     Case c = case_new(1, T, H, true);
@@ -326,8 +323,7 @@ static void bench_forward(ssd_context *cx, i64 T, int H) {
     case_free(&c);
 }
 
-// --- Decode: the state, far larger than any cache, is read and written once
-// ---------------------------
+// --- Decode: the state, far larger than any cache, is read and written once ----------------------
 static void bench_decode(ssd_context *cx) {
     const int H = 80, reps = 2 * opt.reps + 1;
     const i64 b = opt.quick ? 104 : 208, count = b * H * P * N; // 273 or 545 MB
@@ -371,8 +367,7 @@ static void bench_decode(ssd_context *cx) {
     case_free(&c);
 }
 
-// --- Start: compile without the loading of LLVM, load from the cache, the command's warm start
-// ---------
+// --- Start: compile without the loading of LLVM, load from the cache, the command's warm start ---
 static double run_command(char *const *argv) {
     double t0 = now();
     pid_t pid = fork();
@@ -440,9 +435,8 @@ static void bench_start(void) {
         (Row){"start", "ssdc run, warm cache, t=1", median(t, loads), 0, 0, 30, "ms", NULL, true});
 }
 
-// --- Growth with T: time and memory
-// --------------------------------------------------------------------- Peak resident bytes since
-// the last call with reset.
+// --- Growth with T: time and memory --------------------------------------------------------------
+// Peak resident bytes since the last call with reset.
 static double peak_bytes(bool reset) {
     if (reset) {
         int fd = open("/proc/self/clear_refs", O_WRONLY);

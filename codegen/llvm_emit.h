@@ -171,7 +171,6 @@ void ssd_emit_cat(Emit *e, const TOp *o);
 void ssd_emit_put(Emit *e, const TOp *o);
 void ssd_emit_swap(Emit *e, const TOp *o);
 void ssd_emit_inv(Emit *e, const TOp *o);
-void ssd_emit_pick(Emit *e, const TOp *o);
 void ssd_emit_join(Emit *e, const TOp *o);
 i64 ssd_emit_size(const Emit *e, u8 axis);
 const Lay *ssd_emit_lay(const Emit *e, Val v);

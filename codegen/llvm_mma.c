@@ -136,7 +136,7 @@ static void k_bounds(Mma *m, const Block *b, int unroll, V *from, V *to) {
     i64 size = ssd_emit_size(e, x), whole = size / unroll * unroll;
     *from = ssd_emit_i64(e, 0);
     *to = ssd_emit_i64(e, whole);
-    if (m->a != m->op->a || !m->op->tri_row) return;
+    if (m->a != m->op->a || !m->op->tri_row || whole <= unroll) return;
     V mask = ssd_emit_i64(e, -(i64)unroll);
     if (m->op->tri_row == m->row && m->op->tri_col == x) {  // zero beyond the block's last row
         V end = ssd_emit_add(e, m->row_index, ssd_emit_i64(e, b->rows + unroll - 1));

@@ -294,6 +294,27 @@ static void accumulate(NestRun *r, const TOp *o, int k) {
     *acc = max ? ssd_emit_fn(e, FN_MAX, *acc, v, NULL) : LLVMBuildFAdd(e->b, *acc, v, "");
 }
 
+// The element of a tile that an index names at each point.
+static V picked(NestRun *r, const TOp *o) {
+    Emit *e = r->e;
+    i64 s = 4 * ssd_nest_stride(e->p, o->a, o->ax[0]), lane = 0;
+    V idx = ssd_nest_ex(r, o->e), at = tile_addr(r, o->a), out = NULL;
+    if (r->lanes > 1) {
+        lane = 4 * ssd_nest_stride(e->p, o->a, r->plan.ax[r->plan.lane]);
+        out = LLVMConstNull(ssd_emit_vec(e, e->f32, r->lanes));
+    }
+    for (int i = 0; i < r->live; i++) {
+        V k = is_vector(idx) ? LLVMBuildExtractElement(e->b, idx, lane_const(r, i), "") : idx;
+        if (LLVMGetTypeKind(LLVMTypeOf(k)) == LLVMFloatTypeKind) k = LLVMBuildFPToSI(e->b, k, e->i64, "");
+        k = ssd_emit_fn(e, FN_MAX, k, ssd_emit_i64(e, 0), NULL);
+        k = ssd_emit_fn(e, FN_MIN, k, ssd_emit_i64(e, ssd_emit_size(e, o->ax[0]) - 1), NULL);
+        V here = ssd_emit_at(e, at, ssd_emit_mul(e, k, ssd_emit_i64(e, s)));
+        V x = ssd_emit_load(e, e->f32, ssd_emit_at_const(e, here, i * lane), ALIGN_F32);
+        out = out ? LLVMBuildInsertElement(e->b, out, x, lane_const(r, i), "") : x;
+    }
+    return from_f32(r, out, val(r, o->a)->dtype);
+}
+
 static void point(NestRun *r) {
     int reduces = 0;
     r->next_access = 0;
@@ -302,8 +323,10 @@ static void point(NestRun *r) {
         case TOP_LOAD: {
             Access *a = &r->access[r->next_access++];
             V v = ssd_access_load(r, a);
-            bool whole = !val(r, o->out)->naxes && a->dtype == SSD_I32;
-            define(r, o, whole ? LLVMBuildSExt(r->e->b, v, r->e->i64, "") : ssd_emit_decode(r->e, v, a->dtype));
+            u8 dt = val(r, o->out)->dtype;
+            bool whole = a->dtype == SSD_I32 && (dt == SSD_I32 || dt == SSD_IDX);
+            define(r, o, whole ? LLVMBuildSExt(r->e->b, v, ssd_emit_vec(r->e, r->e->i64, lanes_of(v)), "")
+                               : ssd_emit_decode(r->e, v, a->dtype));
             break;
         }
         case TOP_STORE: {
@@ -323,6 +346,7 @@ static void point(NestRun *r) {
         case TOP_FILL: define(r, o, ssd_nest_ex(r, o->e)); break;
         case TOP_COPY: define(r, o, read_val(r, o->a)); break;
         case TOP_REDUCE: accumulate(r, o, reduces++); break;
+        case TOP_PICK: define(r, o, picked(r, o)); break;
         default: SSD_BUG("no op of a nest");
         }
         if (o == r->last) break;
@@ -486,8 +510,9 @@ void ssd_nest_begin(NestRun *r, Emit *e) {
     r->slot[0].stamp = ++e->stamp;
 }
 
-static void emit_version(Emit *e, TOp *first, TOp *last, const Nest *plan, const NestRun *accesses, bool strided) {
-    NestRun r = *accesses;
+static void emit_version(const NestRun *set_up, bool strided) {
+    NestRun r = *set_up;
+    const Nest *plan = &r.plan;
     r.strided = strided;
     if (plan->reduce)
         for (int i = plan->n - 1; i >= 0; i--)
@@ -495,7 +520,6 @@ static void emit_version(Emit *e, TOp *first, TOp *last, const Nest *plan, const
     bool around = plan->reduce && r.acc_from < plan->lane;
     i64 full;
     if (around) r.lane_copies = (int)steps_of(&r, plan->lane, &full);
-    (void)first, (void)last, (void)e;
     choose_unroll(&r);
     walk(&r, 0);
 }
@@ -521,7 +545,7 @@ void ssd_nest_emit(Emit *e, TOp *first, TOp *last) {
         if (o == last) break;
     }
     if (!r.naccess || never || r.lanes == 1 || (LLVMIsAConstantInt(fast) && LLVMConstIntGetZExtValue(fast))) {
-        emit_version(e, first, last, &r.plan, &r, never && r.naccess);
+        emit_version(&r, never);
         return;
     }
     LLVMBasicBlockRef yes = ssd_emit_block(e, "whole"), no = ssd_emit_block(e, "strided"), end = ssd_emit_block(e, "end");
@@ -534,7 +558,7 @@ void ssd_nest_emit(Emit *e, TOp *first, TOp *last) {
         NestRun own = r;
         own.slot[0].stamp = ++e->stamp;
         own.id = ++e->stamp;
-        emit_version(e, first, last, &r.plan, &own, k == 1);
+        emit_version(&own, k == 1);
         from[k] = LLVMGetInsertBlock(e->b);
         LLVMBuildBr(e->b, end);
         int n = 0;

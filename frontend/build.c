@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Spec -> graph of one mode. An absent input becomes its default, or `none`, which is neutral: a*none = a,
-// a+none = a, f(none) = none. Where an expression with head axis h meets one with group axis g, the latter is spread.
-// Lets and operators are built in the order check.c found, so a name is always built before it is used.
+// Spec -> graph of one mode. An absent input becomes its default, or `none`, which is neutral:
+// a*none = a, a+none = a, f(none) = none. Where an expression with head axis h meets one with group
+// axis g, the latter is spread. Lets and operators are built in the order check.c found, so a name
+// is always built before it is used.
 #include "spec_impl.h"
 
 typedef struct Val {
@@ -14,27 +15,30 @@ typedef struct Build {
     Graph *g;
     Diag *diag;
     Mode mode;
-    bool *no_in, *no_out;      // by input, output
-    bool *no_init, *no_final;  // by state
-    AxisId ax[MAX_AXES + 1];   // graph axis of a spec's axis
-    Val *sym;                  // by symbol: inputs, lets, operators
-    Ref *init, *final;         // by state: the `in` node, and what the final state is
-    bool *reached;             // by state: `final` is set
+    bool *no_in, *no_out;     // by input, output
+    bool *no_init, *no_final; // by state
+    AxisId ax[MAX_AXES + 1];  // graph axis of a spec's axis
+    Val *sym;                 // by symbol: inputs, lets, operators
+    Ref *init, *final;        // by state: the `in` node, and what the final state is
+    bool *reached;            // by state: `final` is set
     bool failed;
 } Build;
 
 static Val eval(Build *b, const Expr *e);
 
-#define ERROR(b, ...) (ssd_diag_add((b)->diag, DIAG_ERROR, (Place){0}, __VA_ARGS__), (b)->failed = true)
+#define ERROR(b, ...)                                                                              \
+    (ssd_diag_add((b)->diag, DIAG_ERROR, (Place){0}, __VA_ARGS__), (b)->failed = true)
 
-// --- What is absent --------------------------------------------------------------------------------------
+// --- What is absent -----------------------------------------------------------------------------
 
 static bool leave_out(Build *b, const char *name) {
     const Spec *s = b->spec;
     for (u32 i = 0; i < s->inputs.n; i++)
         if (!strcmp(s->inputs.v[i].name, name)) {
-            if (s->inputs.v[i].none || s->inputs.v[i].has_default) b->no_in[i] = true;
-            else ERROR(b, "absent: input '%s' has no default, it cannot be left out", name);
+            if (s->inputs.v[i].none || s->inputs.v[i].has_default)
+                b->no_in[i] = true;
+            else
+                ERROR(b, "absent: input '%s' has no default, it cannot be left out", name);
             return true;
         }
     for (u32 i = 0; i < s->outputs.n; i++)
@@ -42,8 +46,10 @@ static bool leave_out(Build *b, const char *name) {
     for (u32 i = 0; i < s->states.n; i++) {
         bool in = !strcmp(s->states.v[i].in, name), out = !strcmp(s->states.v[i].out, name);
         if (!in && !out) continue;
-        if (b->mode == MODE_STEP) ERROR(b, "absent: state '%s' cannot be left out of a step", name);
-        else *(in ? &b->no_init[i] : &b->no_final[i]) = true;
+        if (b->mode == MODE_STEP)
+            ERROR(b, "absent: state '%s' cannot be left out of a step", name);
+        else
+            *(in ? &b->no_init[i] : &b->no_final[i]) = true;
         return true;
     }
     return false;
@@ -57,18 +63,20 @@ static void read_absent(Build *b, const char *absent) {
     int n = 0;
     for (u32 i = 0; i < s->inputs.n; i++) names[n++] = s->inputs.v[i].name;
     for (u32 i = 0; i < s->outputs.n; i++) names[n++] = s->outputs.v[i].name;
-    for (u32 i = 0; i < s->states.n; i++) names[n++] = s->states.v[i].in, names[n++] = s->states.v[i].out;
+    for (u32 i = 0; i < s->states.n; i++)
+        names[n++] = s->states.v[i].in, names[n++] = s->states.v[i].out;
     char *copy = ssd_arena_dup(a, absent, strlen(absent)), *save = NULL;
     for (char *w = strtok_r(copy, " ,\t\n", &save); w; w = strtok_r(NULL, " ,\t\n", &save))
         if (!leave_out(b, w))
-            ERROR(b, "absent: the spec has no input, output or state '%.64s'%s", w, ssd_spec_meant(a, w, names, n));
+            ERROR(b, "absent: the spec has no input, output or state '%.64s'%s", w,
+                  ssd_spec_meant(a, w, names, n));
     u32 left = 0;
     for (u32 i = 0; i < s->outputs.n; i++) left += !b->no_out[i];
     for (u32 i = 0; i < s->states.n; i++) left += !b->no_final[i];
     if (!left) ERROR(b, "absent: no output is left");
 }
 
-// --- Axes and inputs ---------------------------------------------------------------------------------------
+// --- Axes and inputs ----------------------------------------------------------------------------
 
 static void make_axes(Build *b) {
     static const AxisKind kinds[] = {AX_BATCH, AX_TIME, AX_SEQ, AX_HEAD, AX_GROUP};
@@ -86,7 +94,8 @@ static AxisId window_axis(Build *b, i32 k) {
 
 static int graph_axes(Build *b, const u8 *ax, int n, i32 window, AxisId *out) {
     for (int i = 0; i < n; i++) {
-        bool row = ax[i] == AXIS_S && !b->g->packed;  // a step of a packed spec: one token of each sequence
+        bool row =
+            ax[i] == AXIS_S && !b->g->packed; // a step of a packed spec: one token of each sequence
         out[i] = ax[i] == AXIS_WINDOW ? window_axis(b, window) : b->ax[row ? AXIS_B : ax[i]];
     }
     return n;
@@ -100,22 +109,25 @@ static void make_inputs(Build *b) {
         u32 k = s->symbols.v[i].index;
         const Input *in = &s->inputs.v[k];
         if (b->no_in[k]) {
-            b->sym[i] = in->none ? (Val){.none = true} : (Val){.ref = ssd_graph_const(b->g, in->dflt)};
+            b->sym[i] =
+                in->none ? (Val){.none = true} : (Val){.ref = ssd_graph_const(b->g, in->dflt)};
             continue;
         }
         int n = graph_axes(b, in->ax, in->naxes, 0, ax);
-        b->sym[i].ref = ssd_graph_in(b->g, in->name, in->dtype, ax, n, in->has_default ? &in->dflt : NULL);
+        b->sym[i].ref =
+            ssd_graph_in(b->g, in->name, in->dtype, ax, n, in->has_default ? &in->dflt : NULL);
     }
     static const double zero = 0;
     for (u32 i = 0; i < s->states.n; i++) {
         const State *st = &s->states.v[i];
         if (b->no_init[i]) continue;
         int n = graph_axes(b, st->ax, st->naxes, st->window, ax);
-        b->init[i] = ssd_graph_in(b->g, st->in, SSD_F32, ax, n, b->mode == MODE_STEP ? NULL : &zero);
+        b->init[i] =
+            ssd_graph_in(b->g, st->in, SSD_F32, ax, n, b->mode == MODE_STEP ? NULL : &zero);
     }
 }
 
-// --- Expressions -------------------------------------------------------------------------------------------
+// --- Expressions --------------------------------------------------------------------------------
 
 static bool has(const Build *b, Ref r, int axis) {
     return r && b->ax[axis] && ssd_graph_has_axis(b->g, r, b->ax[axis]);
@@ -149,8 +161,10 @@ static Val eval_fn(Build *b, const Expr *e, FnCode f) {
 
 static Ref reduce(Build *b, OpCode op, Ref x, u32 axes) {
     for (int i = AXIS_H; i < b->spec->naxes; i++)
-        if (axes & BIT(i) && has(b, x, i)) x = ssd_graph_reduce(b->g, op, x, b->ax[i]);
-        else if (axes & BIT(i) && op == OP_SUM) x = fn(b, FN_MUL, x, num(b, (double)b->spec->axes[i].size), 0);
+        if (axes & BIT(i) && has(b, x, i))
+            x = ssd_graph_reduce(b->g, op, x, b->ax[i]);
+        else if (axes & BIT(i) && op == OP_SUM)
+            x = fn(b, FN_MUL, x, num(b, (double)b->spec->axes[i].size), 0);
     return x;
 }
 
@@ -164,7 +178,7 @@ static Val eval_reduction(Build *b, const Expr *e, CallKind kind) {
         if (r.axes & BIT(i)) count *= (double)b->spec->axes[i].size;
     bool squares = kind == CALL_L2NORM || kind == CALL_RMSNORM;
     Ref s = kind == CALL_MAX ? reduce(b, OP_AMAX, x, r.axes) : 0;
-    if (kind == CALL_SOFTMAX) {  // exp(x - max) / sum
+    if (kind == CALL_SOFTMAX) { // exp(x - max) / sum
         x = fn(b, FN_EXP, fn(b, FN_SUB, x, reduce(b, OP_AMAX, x, r.axes), 0), 0, 0);
         s = fn(b, FN_DIV, x, reduce(b, OP_SUM, x, r.axes), 0);
     } else if (kind != CALL_MAX) {
@@ -191,8 +205,8 @@ static Val eval_over_time(Build *b, const Expr *e, bool shift) {
     return (Val){.ref = r};
 }
 
-// index(t) counts on from the tokens before this call, t_0. Packed sequences have each their own count, which
-// only an operator over time can hand out: a cumulative sum of ones.
+// index(t) counts on from the tokens before this call, t_0. Packed sequences have each their own
+// count, which only an operator over time can hand out: a cumulative sum of ones.
 static Val eval_position(Build *b, const Expr *e) {
     Graph *g = b->g;
     Ref init = b->init[e->state], r;
@@ -218,7 +232,8 @@ static Val eval_rotary(Build *b, const Expr *e) {
     bool halves = !strcmp(e->args[2]->name, "halves");
     Ref c = fn(b, FN_COS, angle.ref, 0, 0), s = fn(b, FN_SIN, angle.ref, 0, 0);
     if (!has(b, x.ref, axis)) {
-        ERROR(b, "with these inputs absent, the operand of rotary has no axis %s", b->spec->axes[axis].name);
+        ERROR(b, "with these inputs absent, the operand of rotary has no axis %s",
+              b->spec->axes[axis].name);
         return x;
     }
     Ref turned = ssd_graph_swap(b->g, x.ref, b->ax[axis], halves);
@@ -241,7 +256,8 @@ static Val eval_call(Build *b, const Expr *e) {
     case CALL_INDEX:
         if (e->state >= 0) return eval_position(b, e);
         return (Val){.ref = ssd_graph_index(b->g, b->ax[ssd_spec_axis(b->spec, e->args[0]->name)])};
-    case CALL_SIZE: return (Val){.ref = ssd_graph_size(b->g, b->ax[ssd_spec_axis(b->spec, e->args[0]->name)])};
+    case CALL_SIZE:
+        return (Val){.ref = ssd_graph_size(b->g, b->ax[ssd_spec_axis(b->spec, e->args[0]->name)])};
     case CALL_LATER: break;
     }
     SSD_BUG("call of '%s'", e->name);
@@ -257,7 +273,7 @@ static Val eval(Build *b, const Expr *e) {
     SSD_BUG("expression kind %d", (int)e->kind);
 }
 
-// --- Operators and outputs -----------------------------------------------------------------------------------
+// --- Operators and outputs ----------------------------------------------------------------------
 
 // Axes of a node as a set over the spec's axes.
 static u32 axes_of(const Build *b, Ref r) {
@@ -267,12 +283,15 @@ static u32 axes_of(const Build *b, Ref r) {
     return axes;
 }
 
-// A tensor left out takes its axes along: what was declared with them would no longer be what it says.
+// A tensor left out takes its axes along: what was declared with them would no longer be what it
+// says.
 static void check_kept(Build *b, const char *what, u32 want, u32 have) {
     u32 lost = want & ~have & (FEATURES | BIT(AXIS_H) | BIT(AXIS_G));
     if (lost)
-        ERROR(b, "with these inputs absent, %s has no axis %s any more: do not leave out what brings it", what,
-              ssd_spec_axes_text(b->spec, lost));
+        ERROR(
+            b,
+            "with these inputs absent, %s has no axis %s any more: do not leave out what brings it",
+            what, ssd_spec_axes_text(b->spec, lost));
 }
 
 static Val build_operator(Build *b, const Operator *op) {
@@ -284,8 +303,8 @@ static Val build_operator(Build *b, const Operator *op) {
         axes |= axes_of(b, arg[k]);
     }
     u32 contracted = axes_of(b, arg[QUERY]) & axes_of(b, arg[KEY]) & FEATURES;
-    check_kept(b, ssd_arena_printf(b->g->arena, "operator '%s'", op->name), op->head | op->contracted | op->value,
-               (axes & ~op->contracted) | contracted);
+    check_kept(b, ssd_arena_printf(b->g->arena, "operator '%s'", op->name),
+               op->head | op->contracted | op->value, (axes & ~op->contracted) | contracted);
     if (b->failed) return (Val){0};
     SsdAttr at = {.time = op->mask == MASK_ANTICAUSAL ? TIME_FLIP : TIME_FWD, .band = op->band};
     if (op->mask == MASK_STRICT) at.flags |= SSD_DIAG_OUT;
@@ -293,7 +312,8 @@ static Val build_operator(Build *b, const Operator *op) {
     if (op->read_before) at.flags |= SSD_READ_BEFORE | SSD_DIAG_OUT;
     Ref h0 = op->state >= 0 ? b->init[op->state] : 0;
     Ref r = ssd_graph_ssd(b->g, arg[QUERY], arg[KEY], arg[VALUE], arg[DECAY], h0, at);
-    if (op->state >= 0 && !b->no_final[op->state]) set_final(b, op->state, ssd_graph_final(b->g, r));
+    if (op->state >= 0 && !b->no_final[op->state])
+        set_final(b, op->state, ssd_graph_final(b->g, r));
     return (Val){.ref = r};
 }
 
@@ -307,7 +327,8 @@ static void build_symbols(Build *b) {
     for (u32 i = 0; i < s->order.n && !b->failed; i++) {
         const Symbol *sym = &s->symbols.v[s->order.v[i]];
         if (!sym->reached) continue;
-        Val v = sym->kind == SYM_LET ? eval(b, sym->expr) : build_operator(b, &s->ops.v[sym->index]);
+        Val v =
+            sym->kind == SYM_LET ? eval(b, sym->expr) : build_operator(b, &s->ops.v[sym->index]);
         b->sym[s->order.v[i]] = v;
         if (!v.none && !b->failed) keep_name(b, v.ref, sym->name);
     }
@@ -320,13 +341,15 @@ static void build_outputs(Build *b) {
         const Output *o = &s->outputs.v[i];
         Val v = eval(b, o->expr);
         if (o->axes & BIT(AXIS_H)) v.ref = to_head(b, v.ref);
-        check_kept(b, ssd_arena_printf(b->g->arena, "output '%s'", o->name), o->axes, axes_of(b, v.ref));
+        check_kept(b, ssd_arena_printf(b->g->arena, "output '%s'", o->name), o->axes,
+                   axes_of(b, v.ref));
         if (b->no_out[i] || b->failed) continue;
         ssd_graph_out(b->g, o->name, v.ref, o->dtype, ax, graph_axes(b, o->ax, o->naxes, 0, ax));
     }
 }
 
-// Final states are outputs too. What an absent input took away has no state left to give: it hands its start on.
+// Final states are outputs too. What an absent input took away has no state left to give: it hands
+// its start on.
 static void build_states(Build *b) {
     const Spec *s = b->spec;
     AxisId ax[8];
@@ -348,9 +371,12 @@ static bool find_mode(Build *b, const char *mode) {
     for (int i = 0; i < MODES; i++) {
         if (strcmp(names[i], mode)) continue;
         b->mode = (Mode)i;
-        if (i == MODE_BACKWARD) ERROR(b, "mode 'backward' comes with a later version of ssdc");
-        else if (i == MODE_STEP && b->spec->no_step) ERROR(b, "no mode step: %s", b->spec->no_step);
-        else if (!b->spec->modes[i]) ERROR(b, "the spec does not list mode '%s'", mode);
+        if (i == MODE_BACKWARD)
+            ERROR(b, "mode 'backward' comes with a later version of ssdc");
+        else if (i == MODE_STEP && b->spec->no_step)
+            ERROR(b, "no mode step: %s", b->spec->no_step);
+        else if (!b->spec->modes[i])
+            ERROR(b, "the spec does not list mode '%s'", mode);
         return !b->failed;
     }
     ERROR(b, "unknown mode '%.40s'%s", mode, ssd_spec_meant(b->g->arena, mode, names, MODES));

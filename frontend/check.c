@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Names to symbols, types of expressions, axes of operators and outputs.
 //
-// A type is a set of axes, number or condition, whether the value may be `none`, and an interval that all values
-// lie in. The interval serves one check: a log_decay that can never be negative is a missing minus.
+// A type is a set of axes, number or condition, whether the value may be `none`, and an interval
+// that all values lie in. The interval serves one check: a log_decay that can never be negative is
+// a missing minus.
 #include "spec_impl.h"
 
 #include <math.h>
@@ -11,9 +12,9 @@ typedef struct Check {
     Arena *arena;
     Diag *diag;
     Spec *spec;
-    u32 owner;  // symbol whose expression is resolved, or NOBODY
+    u32 owner; // symbol whose expression is resolved, or NOBODY
 } Check;
-enum { NOBODY = UINT32_MAX };
+#define NOBODY UINT32_MAX
 
 #define ERROR_AT(c, at, ...) ssd_diag_add((c)->diag, DIAG_ERROR, (at), __VA_ARGS__)
 #define LATER "comes with a later version of ssdc"
@@ -65,7 +66,8 @@ static int find_func(const char *name) {
     return -1;
 }
 
-// How many of a call's arguments are expressions; the others are names of axes, keywords and numbers.
+// How many of a call's arguments are expressions; the others are names of axes, keywords and
+// numbers.
 static int values(const Func *f, int nargs) {
     switch (f->kind) {
     case CALL_FN:
@@ -85,7 +87,7 @@ static int values(const Func *f, int nargs) {
     SSD_BUG("call kind %d", (int)f->kind);
 }
 
-// --- Names --------------------------------------------------------------------------------------------
+// --- Names --------------------------------------------------------------------------------------
 
 static const char *meant_name(Check *c, const char *name) {
     u32 n = c->spec->symbols.n;
@@ -100,10 +102,11 @@ static void unknown_name(Check *c, const Expr *e) {
     if (f >= 0) {
         ERROR_AT(c, e->at, "'%s' is a function: %s", e->name, ssd_funcs[f].usage);
     } else if (!strcmp(e->name, "ssd") && s->ops.n) {
-        ERROR_AT(c, e->at, "'ssd' names a single operator; here each has its own name, as in '%s'", s->ops.v[0].name);
+        ERROR_AT(c, e->at, "'ssd' names a single operator; here each has its own name, as in '%s'",
+                 s->ops.v[0].name);
     } else if (ssd_spec_axis(s, e->name) >= 0) {
-        ERROR_AT(c, e->at, "'%s' is an axis: index(%s) counts along it, size(%s) is its size", e->name, e->name,
-                 e->name);
+        ERROR_AT(c, e->at, "'%s' is an axis: index(%s) counts along it, size(%s) is its size",
+                 e->name, e->name, e->name);
     } else {
         ERROR_AT(c, e->at, "unknown name '%s'%s", e->name, meant_name(c, e->name));
     }
@@ -133,7 +136,8 @@ static bool is_axis_max(Check *c, const Expr *e) {
     const char *name = e->args[1]->name;
     bool axis = ssd_spec_axis(c->spec, name) >= 0, symbol = ssd_spec_symbol(c->spec, name) >= 0;
     if (axis && symbol)
-        ERROR_AT(c, e->args[1]->at, "'%s' names both an axis and a value: max() cannot tell which is meant", name);
+        ERROR_AT(c, e->args[1]->at,
+                 "'%s' names both an axis and a value: max() cannot tell which is meant", name);
     return axis;
 }
 
@@ -143,9 +147,11 @@ static void resolve_call(Check *c, Expr *e) {
         const char *names[COUNTOF(ssd_funcs)];
         for (int i = 0; i < ssd_func_count; i++) names[i] = ssd_funcs[i].name;
         bool value = ssd_spec_symbol(c->spec, e->name) >= 0;
-        ERROR_AT(c, e->at, "unknown function '%s'%s", e->name,
-                 value ? ": it names a value, which takes no arguments; is an operator missing before '('?"
-                       : ssd_spec_meant(c->arena, e->name, names, ssd_func_count));
+        ERROR_AT(
+            c, e->at, "unknown function '%s'%s", e->name,
+            value
+                ? ": it names a value, which takes no arguments; is an operator missing before '('?"
+                : ssd_spec_meant(c->arena, e->name, names, ssd_func_count));
         for (int i = 0; i < e->nargs; i++) resolve(c, e->args[i]);
         return;
     }
@@ -156,8 +162,8 @@ static void resolve_call(Check *c, Expr *e) {
         return;
     }
     if (e->nargs < f->least || e->nargs > f->most) {
-        ERROR_AT(c, e->at, "'%s' with %d argument%s; it is used as %s", e->name, e->nargs, e->nargs == 1 ? "" : "s",
-                 f->usage);
+        ERROR_AT(c, e->at, "'%s' with %d argument%s; it is used as %s", e->name, e->nargs,
+                 e->nargs == 1 ? "" : "s", f->usage);
         e->func = -1;
         return;
     }
@@ -185,7 +191,7 @@ static void resolve_all(Check *c) {
     for (u32 i = 0; i < s->outputs.n; i++) resolve(c, s->outputs.v[i].expr);
 }
 
-// --- Order --------------------------------------------------------------------------------------------
+// --- Order --------------------------------------------------------------------------------------
 
 // Names on the way from `from` back to itself, through symbols that are open in the search.
 static const char *cycle_text(Check *c, const u32 *path, u32 n, u32 from) {
@@ -208,7 +214,8 @@ static void visit(Check *c, u32 i, u32 *path, u32 depth) {
     path[depth] = i;
     for (u32 k = 0; k < sym->deps.n; k++) {
         Symbol *dep = &s->symbols.v[sym->deps.v[k]];
-        if (dep->visit == 0) visit(c, sym->deps.v[k], path, depth + 1);
+        if (dep->visit == 0)
+            visit(c, sym->deps.v[k], path, depth + 1);
         else if (dep->visit == 1)
             ERROR_AT(c, dep->at, "'%s' depends on itself: %s", dep->name,
                      cycle_text(c, path, depth + 1, sym->deps.v[k]));
@@ -217,7 +224,7 @@ static void visit(Check *c, u32 i, u32 *path, u32 depth) {
     vec_push(c->arena, &s->order, i);
 }
 
-// --- Intervals ----------------------------------------------------------------------------------------
+// --- Intervals ----------------------------------------------------------------------------------
 
 static const double inf = (double)INFINITY;
 
@@ -227,16 +234,16 @@ static void bounds(Type *t, double lo, double hi) {
 }
 
 static bool rising(FnCode f) {
-    return f == FN_EXP || f == FN_EXP2 || f == FN_EXPM1 || f == FN_LOG || f == FN_LOG2 || f == FN_LOG1P ||
-           f == FN_SQRT || f == FN_SIGMOID || f == FN_LOGSIGMOID || f == FN_SOFTPLUS || f == FN_TANH ||
-           f == FN_RELU || f == FN_ELU;
+    return f == FN_EXP || f == FN_EXP2 || f == FN_EXPM1 || f == FN_LOG || f == FN_LOG2 ||
+           f == FN_LOG1P || f == FN_SQRT || f == FN_SIGMOID || f == FN_LOGSIGMOID ||
+           f == FN_SOFTPLUS || f == FN_TANH || f == FN_RELU || f == FN_ELU;
 }
 
 static void bounds_mul(Type *t, const Type *x, const Type *y) {
     double p[4] = {x->lo * y->lo, x->lo * y->hi, x->hi * y->lo, x->hi * y->hi};
     double lo = inf, hi = -inf;
     for (int i = 0; i < 4; i++) {
-        double v = isnan(p[i]) ? 0 : p[i];  // 0 times an unbounded end
+        double v = isnan(p[i]) ? 0 : p[i]; // 0 times an unbounded end
         lo = fmin(lo, v), hi = fmax(hi, v);
     }
     bounds(t, lo, hi);
@@ -286,7 +293,7 @@ static void bounds_fn(Type *t, FnCode f, const Expr *e) {
     }
 }
 
-// --- Types --------------------------------------------------------------------------------------------
+// --- Types --------------------------------------------------------------------------------------
 
 static const Type bad = {.bad = true};
 
@@ -294,7 +301,9 @@ static void type_of(Check *c, Expr *e);
 
 static bool too_many_axes(Check *c, Place at, u32 axes) {
     int n = __builtin_popcount(axes);
-    if (n > 8) ERROR_AT(c, at, "an expression over %d axes (%s): at most 8", n, ssd_spec_axes_text(c->spec, axes));
+    if (n > 8)
+        ERROR_AT(c, at, "an expression over %d axes (%s): at most 8", n,
+                 ssd_spec_axes_text(c->spec, axes));
     return n > 8;
 }
 
@@ -313,8 +322,8 @@ static const char *none_name(const Spec *s, const Expr *e) {
 
 static bool reject_none(Check *c, const Expr *arg, const char *what) {
     if (!arg->type.none) return false;
-    ERROR_AT(c, arg->at, "%s has no meaning when '%s' is absent: give it a number as its default", what,
-             none_name(c->spec, arg));
+    ERROR_AT(c, arg->at, "%s has no meaning when '%s' is absent: give it a number as its default",
+             what, none_name(c->spec, arg));
     return true;
 }
 
@@ -322,8 +331,8 @@ static bool reject_none(Check *c, const Expr *arg, const char *what) {
 static void type_fn(Check *c, Expr *e, FnCode f, const char *what) {
     Type t = {0};
     char kind = ssd_fns[f].kind;
-    bool logic = f == FN_AND || f == FN_OR || f == FN_NOT, neutral = f == FN_ADD || f == FN_SUB || f == FN_MUL ||
-                                                                     f == FN_DIV;
+    bool logic = f == FN_AND || f == FN_OR || f == FN_NOT,
+         neutral = f == FN_ADD || f == FN_SUB || f == FN_MUL || f == FN_DIV;
     bool all_none = true;
     for (int i = 0; i < e->nargs; i++) {
         const Expr *x = e->args[i];
@@ -339,9 +348,12 @@ static void type_fn(Check *c, Expr *e, FnCode f, const char *what) {
         }
         if (kind != 'W' || i == 0) {
             if (x->type.is_bool != condition) {
-                ERROR_AT(c, x->at, condition ? "'%s' takes a condition here; this is a number"
-                                             : "'%s' takes numbers; this is a condition (where(c, 1, 0) makes a number)",
-                         what);
+                ERROR_AT(
+                    c, x->at,
+                    condition
+                        ? "'%s' takes a condition here; this is a number"
+                        : "'%s' takes numbers; this is a condition (where(c, 1, 0) makes a number)",
+                    what);
                 e->type = bad;
                 return;
             }
@@ -350,7 +362,8 @@ static void type_fn(Check *c, Expr *e, FnCode f, const char *what) {
         t.axes = ssd_spec_join(t.axes, x->type.axes);
     }
     t.is_bool = kind == 'C' || (kind == 'W' && e->args[1]->type.is_bool);
-    // a*none = a, a+none = a; f(none) = none; clamp follows what it clamps. All else would need a value.
+    // a*none = a, a+none = a; f(none) = none; clamp follows what it clamps. All else would need a
+    // value.
     bool one = e->nargs == 1;
     t.none = f == FN_CLAMP ? e->args[0]->type.none : (neutral || one) && all_none;
     if (!neutral && !one)
@@ -371,7 +384,8 @@ static int axis_arg(Check *c, const Expr *call, const Expr *x) {
     u32 known = 0;
     for (int k = 0; k < c->spec->naxes; k++)
         if (k != AXIS_S && c->spec->axes[k].size) known |= BIT(k);
-    ERROR_AT(c, x->at, "unknown axis '%s': there are %s", x->name, ssd_spec_axes_text(c->spec, known));
+    ERROR_AT(c, x->at, "unknown axis '%s': there are %s", x->name,
+             ssd_spec_axes_text(c->spec, known));
     return -1;
 }
 
@@ -381,8 +395,10 @@ Reduction ssd_spec_reduction(const Spec *s, const Expr *e) {
     CallKind kind = ssd_funcs[e->func].kind;
     Reduction r = {.eps = kind == CALL_L2NORM ? 1e-6 : 1e-5};
     for (int i = 1; i < e->nargs; i++) {
-        if (e->args[i]->kind == E_NUMBER) r.eps = e->args[i]->number;
-        else r.axes |= BIT(ssd_spec_axis(s, e->args[i]->name));
+        if (e->args[i]->kind == E_NUMBER)
+            r.eps = e->args[i]->number;
+        else
+            r.axes |= BIT(ssd_spec_axis(s, e->args[i]->name));
     }
     return r;
 }
@@ -406,15 +422,15 @@ static void type_reduction(Check *c, Expr *e, CallKind kind) {
         if (a < 0) {
             ok = false;
         } else if (a <= AXIS_S) {
-            ERROR_AT(c, arg->at, "'%s' along %s: only along heads and features%s", e->name, s->axes[a].name,
-                     a == AXIS_T ? "; cumsum(e) runs along t" : "");
+            ERROR_AT(c, arg->at, "'%s' along %s: only along heads and features%s", e->name,
+                     s->axes[a].name, a == AXIS_T ? "; cumsum(e) runs along t" : "");
             ok = false;
         } else if (axes & BIT(a)) {
             ERROR_AT(c, arg->at, "axis '%s' stands here for the second time", s->axes[a].name);
             ok = false;
         } else if (!x->type.bad && !(x->type.axes & BIT(a))) {
-            ERROR_AT(c, arg->at, "'%s' along %s: the expression has the axes %s", e->name, s->axes[a].name,
-                     ssd_spec_axes_text(s, x->type.axes));
+            ERROR_AT(c, arg->at, "'%s' along %s: the expression has the axes %s", e->name,
+                     s->axes[a].name, ssd_spec_axes_text(s, x->type.axes));
             ok = false;
         } else {
             axes |= BIT(a);
@@ -431,7 +447,11 @@ static void type_reduction(Check *c, Expr *e, CallKind kind) {
 
 static void type_over_time(Check *c, Expr *e, CallKind kind) {
     const Expr *x = e->args[0];
-    e->type = (Type){.bad = !is_number(c, e, x), .none = x->type.none, .axes = x->type.axes, .lo = -inf, .hi = inf};
+    e->type = (Type){.bad = !is_number(c, e, x),
+                     .none = x->type.none,
+                     .axes = x->type.axes,
+                     .lo = -inf,
+                     .hi = inf};
     if (e->type.bad) return;
     if (!(x->type.axes & BIT(AXIS_T))) {
         ERROR_AT(c, x->at, "'%s' runs along t; this expression does not change with t", e->name);
@@ -448,7 +468,8 @@ static void type_over_time(Check *c, Expr *e, CallKind kind) {
     if (k->kind == E_FN && k->fn == FN_NEG) {
         ERROR_AT(c, k->at, "shift looks back: its distance is positive");
         e->type.bad = true;
-    } else if (k->kind != E_NUMBER || k->number != floor(k->number) || k->number < 1 || k->number > MAX_SHIFT) {
+    } else if (k->kind != E_NUMBER || k->number != floor(k->number) || k->number < 1 ||
+               k->number > MAX_SHIFT) {
         ERROR_AT(c, k->at, "the distance of a shift is a number from 1 to %d", MAX_SHIFT);
         e->type.bad = true;
     }
@@ -467,23 +488,28 @@ static void type_rotary(Check *c, Expr *e) {
     ok &= is_number(c, e, angle);
     bool named = pairing->kind == E_NAME;
     if (!named || (strcmp(pairing->name, "adjacent") && strcmp(pairing->name, "halves"))) {
-        ERROR_AT(c, pairing->at, "the pairing of 'rotary' is `adjacent` (0 with 1, 2 with 3) or `halves` (0 with n/2)");
+        ERROR_AT(
+            c, pairing->at,
+            "the pairing of 'rotary' is `adjacent` (0 with 1, 2 with 3) or `halves` (0 with n/2)");
         ok = false;
     }
     if (e->nargs > 3 && axis_arg(c, e, e->args[3]) < 0) ok = false;
     if (ok) {
         int a = ssd_spec_rotary_axis(s, e);
         if (a < 0) {
-            ERROR_AT(c, e->at, "'rotary' turns pairs along one feature axis; the expression has the axes %s: "
-                               "name the axis as fourth argument", ssd_spec_axes_text(s, x->type.axes));
+            ERROR_AT(c, e->at,
+                     "'rotary' turns pairs along one feature axis; the expression has the axes %s: "
+                     "name the axis as fourth argument",
+                     ssd_spec_axes_text(s, x->type.axes));
             ok = false;
         } else if (a < AXIS_FEATURE || !(x->type.axes & BIT(a))) {
-            ERROR_AT(c, (e->nargs > 3 ? e->args[3] : x)->at, "'rotary' along %s: the expression has the feature axes %s",
-                     s->axes[a].name, ssd_spec_axes_text(s, x->type.axes & FEATURES));
+            ERROR_AT(c, (e->nargs > 3 ? e->args[3] : x)->at,
+                     "'rotary' along %s: the expression has the feature axes %s", s->axes[a].name,
+                     ssd_spec_axes_text(s, x->type.axes & FEATURES));
             ok = false;
         } else if (s->axes[a].size % 2) {
-            ERROR_AT(c, e->at, "'rotary' turns pairs: axis %s has the odd size %lld", s->axes[a].name,
-                     (long long)s->axes[a].size);
+            ERROR_AT(c, e->at, "'rotary' turns pairs: axis %s has the odd size %lld",
+                     s->axes[a].name, (long long)s->axes[a].size);
             ok = false;
         }
     }
@@ -498,14 +524,16 @@ static void type_axis(Check *c, Expr *e, CallKind kind) {
     e->type = bad;
     if (a < 0) return;
     if (a == AXIS_B || a == AXIS_S) {
-        ERROR_AT(c, e->args[0]->at, "'%s' of %s: rows of a batch do not know of one another", e->name, s->axes[a].name);
+        ERROR_AT(c, e->args[0]->at, "'%s' of %s: rows of a batch do not know of one another",
+                 e->name, s->axes[a].name);
         return;
     }
     double size = s->axes[a].size < 0 ? inf : (double)s->axes[a].size;
     bool counts = kind == CALL_INDEX;
     // In a packed spec each sequence has its own length.
     u32 axes = counts || (a == AXIS_T && s->packed) ? BIT(a) : 0;
-    e->type = (Type){.axes = axes, .lo = counts || a == AXIS_T ? 0 : size, .hi = counts ? size - 1 : size};
+    e->type = (Type){
+        .axes = axes, .lo = counts || a == AXIS_T ? 0 : size, .hi = counts ? size - 1 : size};
 }
 
 static void type_call(Check *c, Expr *e) {
@@ -544,7 +572,7 @@ static void type_of(Check *c, Expr *e) {
     }
 }
 
-// --- Operators and outputs ----------------------------------------------------------------------------
+// --- Operators and outputs ----------------------------------------------------------------------
 
 static const char *const operand_names[] = {"query", "key", "value", "log_decay"};
 
@@ -579,19 +607,23 @@ static bool type_features(Check *c, Operator *op) {
     op->value = f[VALUE];
     u32 l = f[DECAY] & ~(op->contracted | op->value);
     if (three) {
-        ERROR_AT(c, op->arg[VALUE]->at, "value has axis %s, which query and key contract", ssd_spec_axes_text(s, three));
+        ERROR_AT(c, op->arg[VALUE]->at, "value has axis %s, which query and key contract",
+                 ssd_spec_axes_text(s, three));
         ok = false;
     }
     if (q) {
-        ERROR_AT(c, op->arg[QUERY]->at, "query has axis %s, which key lacks", ssd_spec_axes_text(s, q));
+        ERROR_AT(c, op->arg[QUERY]->at, "query has axis %s, which key lacks",
+                 ssd_spec_axes_text(s, q));
         ok = false;
     }
     if (k) {
-        ERROR_AT(c, op->arg[KEY]->at, "key has axis %s, which query lacks", ssd_spec_axes_text(s, k));
+        ERROR_AT(c, op->arg[KEY]->at, "key has axis %s, which query lacks",
+                 ssd_spec_axes_text(s, k));
         ok = false;
     }
     if (ok && !op->contracted) {
-        ERROR_AT(c, op->arg[KEY]->at, "query and key share no feature axis: there is nothing to contract");
+        ERROR_AT(c, op->arg[KEY]->at,
+                 "query and key share no feature axis: there is nothing to contract");
         ok = false;
     }
     if (ok && l) {
@@ -611,8 +643,9 @@ static void check_mask(Check *c, const Operator *op) {
     const char *mask = masks[op->mask];
     bool full = op->mask == MASK_FULL, band = op->mask == MASK_BAND;
     if (full && op->given[DECAY])
-        ERROR_AT(c, op->arg[DECAY] ? op->arg[DECAY]->at : op->at, "mask full takes no log_decay: every token reads "
-                                                                  "every other alike");
+        ERROR_AT(c, op->arg[DECAY] ? op->arg[DECAY]->at : op->at,
+                 "mask full takes no log_decay: every token reads "
+                 "every other alike");
     if (op->read_before && op->mask != MASK_CAUSAL && op->mask != MASK_STRICT)
         ERROR_AT(c, op->mask_at, "read: before goes with mask causal or strict, not with %s", mask);
     if (!full && !band) return;
@@ -623,7 +656,9 @@ static void check_mask(Check *c, const Operator *op) {
 static void check_decay(Check *c, const Operator *op) {
     const Expr *l = op->arg[DECAY];
     if (!l || c->spec->numerics.decay == DECAY_ANY || l->type.lo < 0 || !(l->type.hi > 0)) return;
-    ERROR_AT(c, l->at, "log_decay is never negative here: is a minus missing? (numerics: {decay: any} allows growth)");
+    ERROR_AT(c, l->at,
+             "log_decay is never negative here: is a minus missing? (numerics: {decay: any} allows "
+             "growth)");
 }
 
 static void type_operator(Check *c, Symbol *sym) {
@@ -642,11 +677,12 @@ static void type_operator(Check *c, Symbol *sym) {
     check_decay(c, op);
     if (!ok) return;
     op->head = all & (BIT(AXIS_H) | BIT(AXIS_G));
-    sym->type = (Type){.axes = BIT(AXIS_B) | BIT(AXIS_T) | op->head | op->value, .lo = -inf, .hi = inf};
+    sym->type =
+        (Type){.axes = BIT(AXIS_B) | BIT(AXIS_T) | op->head | op->value, .lo = -inf, .hi = inf};
     u32 tile = sym->type.axes | op->contracted;
     if (__builtin_popcount(tile) > 8) {
-        ERROR_AT(c, op->at, "operator '%s' spans %d axes (%s): at most 8", op->name, __builtin_popcount(tile),
-                 ssd_spec_axes_text(c->spec, tile));
+        ERROR_AT(c, op->at, "operator '%s' spans %d axes (%s): at most 8", op->name,
+                 __builtin_popcount(tile), ssd_spec_axes_text(c->spec, tile));
         sym->type = bad;
     }
 }
@@ -656,23 +692,26 @@ static void type_output(Check *c, Output *o) {
     type_of(c, o->expr);
     const Type *t = &o->expr->type;
     if (t->bad) return;
-    if (t->is_bool) ERROR_AT(c, o->expr->at, "output '%s' is a number; this is a condition", o->name);
+    if (t->is_bool)
+        ERROR_AT(c, o->expr->at, "output '%s' is a number; this is a condition", o->name);
     if (reject_none(c, o->expr, ssd_arena_printf(c->arena, "output '%s'", o->name))) return;
     if (!o->axes) return;
     u32 have = t->axes;
     if ((o->axes & BIT(AXIS_H)) && (have & BIT(AXIS_G))) have = ssd_spec_join(have, BIT(AXIS_H));
     u32 lost = have & ~o->axes, extra = o->axes & ~have;
     if (lost)
-        ERROR_AT(c, o->at, "output '%s' lacks axis %s of its expression, which has the axes %s", o->name,
-                 ssd_spec_axes_text(s, lost), ssd_spec_axes_text(s, have));
+        ERROR_AT(c, o->at, "output '%s' lacks axis %s of its expression, which has the axes %s",
+                 o->name, ssd_spec_axes_text(s, lost), ssd_spec_axes_text(s, have));
     if (extra)
-        ERROR_AT(c, o->at, "output '%s' has axis %s, which its expression lacks: that has the axes %s", o->name,
-                 ssd_spec_axes_text(s, extra), ssd_spec_axes_text(s, have));
+        ERROR_AT(c, o->at,
+                 "output '%s' has axis %s, which its expression lacks: that has the axes %s",
+                 o->name, ssd_spec_axes_text(s, extra), ssd_spec_axes_text(s, have));
 }
 
 static void mark_reached(Spec *s, const Expr *e) {
     if (e->kind == E_NAME && e->symbol >= 0) s->symbols.v[e->symbol].reached = true;
-    int n = e->kind == E_CALL ? (e->func < 0 ? 0 : values(&ssd_funcs[e->func], e->nargs)) : e->nargs;
+    int n =
+        e->kind == E_CALL ? (e->func < 0 ? 0 : values(&ssd_funcs[e->func], e->nargs)) : e->nargs;
     for (int i = 0; i < n; i++) mark_reached(s, e->args[i]);
 }
 
@@ -691,7 +730,9 @@ static void warn_unused(Check *c) {
     static const char *const kinds[] = {"input", "let", "operator"};
     for (u32 i = 0; i < c->spec->symbols.n; i++) {
         const Symbol *sym = &c->spec->symbols.v[i];
-        if (!sym->used) ssd_diag_add(c->diag, DIAG_WARNING, sym->at, "%s '%s' is not used", kinds[sym->kind], sym->name);
+        if (!sym->used)
+            ssd_diag_add(c->diag, DIAG_WARNING, sym->at, "%s '%s' is not used", kinds[sym->kind],
+                         sym->name);
     }
 }
 
@@ -712,5 +753,5 @@ void ssd_spec_check(Spec *s, Diag *d) {
     }
     for (u32 i = 0; i < s->outputs.n; i++) type_output(&c, &s->outputs.v[i]);
     reach(s);
-    if (!d->errors) warn_unused(&c);  // beside errors it would name what a misspelt name meant
+    if (!d->errors) warn_unused(&c); // beside errors it would name what a misspelt name meant
 }

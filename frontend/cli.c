@@ -104,6 +104,18 @@ const char *ssd_cli_mode(Cli *c, const Spec *s, const char *path) {
     return mode;
 }
 
+const Target *ssd_cli_target(const Cli *c) {
+    const char *name = c->target ? c->target : "cpu", *names[64];
+    const Target *t = ssd_target_find(name);
+    if (t) return t;
+    int n = MIN(ssd_target_count, 64);
+    for (int i = 0; i < n; i++) names[i] = ssd_targets[i].name;
+    int k = ssd_nearest(name, names, n);
+    ssd_cli_error("no target '%s'%s%s%s", name, k < 0 ? "; see `ssdc targets`" : "; did you mean '",
+                  k < 0 ? "" : names[k], k < 0 ? "" : "'?");
+    return NULL;
+}
+
 ssd_compile_options ssd_cli_options(const Cli *c, const char *text, const char *path,
                                     const char *mode) {
     return (ssd_compile_options){.spec = text,

@@ -47,6 +47,8 @@ char *ssd_cli_read(Cli *c, const char *path, size_t *out_len);
 Spec *ssd_cli_spec(Cli *c, const char *text, size_t len, const char *path);
 // The --mode flag, or forward; NULL after an error when the spec has it not.
 const char *ssd_cli_mode(Cli *c, const Spec *s, const char *path);
+// The --target flag, or cpu; NULL after an error.
+const Target *ssd_cli_target(const Cli *c);
 ssd_compile_options ssd_cli_options(const Cli *c, const char *text, const char *path,
                                     const char *mode);
 // Context of --threads and --cache-dir; a warning is printed. NULL after an error.

@@ -270,6 +270,7 @@ done:
 }
 
 int ssd_cmd_bench(Cli *c) {
+    if (!ssd_cli_target(c)) return CLI_USAGE;
     size_t len = 0;
     const char *path = c->args[0];
     char *text = ssd_cli_read(c, path, &len);

@@ -100,6 +100,7 @@ static int explain(Cli *c, ssd_compile_options o, const char *candidate, Text *c
 }
 
 int ssd_cmd_explain(Cli *c) {
+    if (!ssd_cli_target(c)) return CLI_USAGE;
     size_t len = 0;
     const char *path = c->args[0];
     char *text = ssd_cli_read(c, path, &len);

@@ -257,6 +257,7 @@ done:
 int ssd_cmd_run(Cli *c) {
     if (c->inputs && c->random)
         return ssd_cli_error("run: --inputs and --random exclude each other");
+    if (!ssd_cli_target(c)) return CLI_USAGE;
     size_t len = 0;
     char *text = ssd_cli_read(c, c->args[0], &len);
     if (!text) return CLI_USAGE;

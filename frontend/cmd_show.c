@@ -121,18 +121,6 @@ static void print_times(const Dumps *d) {
 }
 
 // --- A target's own text -----------------------------------------------------------------------
-static const Target *find_target(const char *name) {
-    const Target *t = ssd_target_find(name);
-    if (t) return t;
-    const char *names[64];
-    int n = MIN(ssd_target_count, 64);
-    for (int i = 0; i < n; i++) names[i] = ssd_targets[i].name;
-    int k = ssd_nearest(name, names, n);
-    ssd_cli_error("no target '%s'%s%s%s", name, k < 0 ? "; see `ssdc targets`" : "; did you mean '",
-                  k < 0 ? "" : names[k], k < 0 ? "" : "'?");
-    return NULL;
-}
-
 static int print_code(const Target *t, const Prog *p, bool assembly) {
     Machine m = {0};
     Text out = {0}, why = {0};
@@ -312,7 +300,7 @@ int ssd_cmd_show(Cli *c) {
     if (!parse_dumps(c->dump, &d)) return CLI_USAGE;
     if (c->to && find_pass(c->to, strlen(c->to)) < 0)
         return unknown_pass("to", c->to, strlen(c->to));
-    const Target *target = find_target(c->target ? c->target : "cpu");
+    const Target *target = ssd_cli_target(c);
     if (!target) return CLI_USAGE;
     size_t len = 0;
     const char *path = c->args[0];

@@ -86,6 +86,7 @@ static void line(void *ctx, const VerifyLine *l) {
 }
 
 int ssd_cmd_verify(Cli *c) {
+    if (!ssd_verify_is_ref(c->target) && !ssd_cli_target(c)) return CLI_USAGE;
     ssd_context *ctx = ssd_cli_context(c);
     if (!ctx) return CLI_USAGE;
     int code = CLI_OK;

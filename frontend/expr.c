@@ -9,7 +9,7 @@ typedef enum { T_END, T_NUMBER, T_NAME, T_SIGN, T_BAD } TokenKind;
 typedef struct Token {
     TokenKind kind;
     Place at;
-    const char *text;  // NUL-terminated copy
+    const char *text; // NUL-terminated copy
     double number;
 } Token;
 
@@ -21,7 +21,7 @@ typedef struct Parser {
     u32 at, len;
     int depth;
     bool failed;
-    Token tok;  // the next one
+    Token tok; // the next one
 } Parser;
 
 static Expr *fail(Parser *p, Place at, const char *fmt, ...) SSD_PRINTF(3, 4);
@@ -36,7 +36,7 @@ static Expr *fail(Parser *p, Place at, const char *fmt, ...) {
     return NULL;
 }
 
-// --- Tokens -------------------------------------------------------------------------------------------
+// --- Tokens -------------------------------------------------------------------------------------
 
 static bool letter(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_'; }
 static bool digit(char c) { return c >= '0' && c <= '9'; }
@@ -62,6 +62,7 @@ static u32 number_end(const char *s, u32 i) {
 }
 
 // Longest first. Some are no signs of the language; they are here for their messages.
+// clang-format off
 static const struct {
     const char *text, *instead;
 } signs[] = {
@@ -71,6 +72,7 @@ static const struct {
     {"[", 0}, {"]", 0}, {",", 0}, {"=", 0}, {"^", "**"}, {"!", "not"},
     {"&", "and"}, {"|", "or"},
 };
+// clang-format on
 
 static void advance(Parser *p) {
     const char *s = p->s;
@@ -96,7 +98,8 @@ static void advance(Parser *p) {
         while (letter(s[end]) || digit(s[end])) end++;
         p->tok.kind = T_NAME;
         if (end - from > EXPR_MAX_NAME) {
-            fail(p, at, "a name of %u characters: at most %d are allowed", end - from, EXPR_MAX_NAME);
+            fail(p, at, "a name of %u characters: at most %d are allowed", end - from,
+                 EXPR_MAX_NAME);
             return;
         }
     } else {
@@ -109,7 +112,8 @@ static void advance(Parser *p) {
             return;
         }
         if (signs[i].instead) {
-            fail(p, at, "unknown operator '%s'; did you mean '%s'?", signs[i].text, signs[i].instead);
+            fail(p, at, "unknown operator '%s'; did you mean '%s'?", signs[i].text,
+                 signs[i].instead);
             return;
         }
         end = from + (u32)strlen(signs[i].text);
@@ -137,10 +141,12 @@ static bool take(Parser *p, const char *sign) {
 static const char *found(const Parser *p) {
     const YamlNode *n = p->cursor.node;
     if (p->tok.kind != T_END) return ssd_arena_printf(p->arena, "'%.40s'", p->tok.text);
-    return n->in_flow && n->style == YAML_PLAIN ? "the end; inside { } a text with commas stands in quotes" : "the end";
+    return n->in_flow && n->style == YAML_PLAIN
+               ? "the end; inside { } a text with commas stands in quotes"
+               : "the end";
 }
 
-// --- Trees --------------------------------------------------------------------------------------------
+// --- Trees --------------------------------------------------------------------------------------
 
 static Expr *make(Parser *p, ExprKind kind, Place at, const char *name, Expr **args, int nargs) {
     Expr *e = NEW(p->arena, Expr);
@@ -164,8 +170,10 @@ static Expr *apply(Parser *p, FnCode fn, Place at, const char *sign, Expr *x, Ex
     return e;
 }
 
-// Signs between two operands. Those of one level associate to the left, comparisons not at all; `not` stands
-// above COMPARE, unary signs above TERM, and `**` binds tightest, to the right: -a**-b is -(a**(-b)).
+// Signs between two operands. Those of one level associate to the left, comparisons not at all;
+// `not` stands above COMPARE, unary signs above TERM, and `**` binds tightest, to the right: -a**-b
+// is -(a**(-b)).
+// clang-format off
 enum { LEVEL_OR, LEVEL_AND, LEVEL_COMPARE, LEVEL_SUM, LEVEL_TERM, LEVEL_UNARY };
 static const struct {
     const char *sign;
@@ -178,6 +186,7 @@ static const struct {
     {"-", LEVEL_SUM, FN_SUB},     {"*", LEVEL_TERM, FN_MUL},    {"/", LEVEL_TERM, FN_DIV},
     {"//", LEVEL_TERM, FN_FDIV},  {"%", LEVEL_TERM, FN_MOD},
 };
+// clang-format on
 
 static Expr *parse_level(Parser *p, int level);
 
@@ -192,11 +201,11 @@ static Expr *parse_call(Parser *p, Token name) {
     int n = 0;
     advance(p);
     while (!is(p, ")")) {
-        if (n == EXPR_MAX_ARGS)
-            return fail(p, p->tok.at, "more than %d arguments", EXPR_MAX_ARGS);
+        if (n == EXPR_MAX_ARGS) return fail(p, p->tok.at, "more than %d arguments", EXPR_MAX_ARGS);
         if (!(args[n++] = parse_level(p, LEVEL_OR))) return NULL;
         if (!take(p, ",") && !is(p, ")"))
-            return fail(p, p->tok.at, "expected ',' or ')' in the arguments of '%s', found %s", name.text, found(p));
+            return fail(p, p->tok.at, "expected ',' or ')' in the arguments of '%s', found %s",
+                        name.text, found(p));
     }
     advance(p);
     return make(p, E_CALL, name.at, name.text, args, n);
@@ -269,7 +278,11 @@ static Expr *parse_level(Parser *p, int level) {
 }
 
 static Parser start(Arena *a, const YamlDoc *doc, const YamlNode *node, Diag *d) {
-    Parser p = {.arena = a, .diag = d, .cursor = ssd_yaml_cursor(doc, node), .s = node->text, .len = node->len};
+    Parser p = {.arena = a,
+                .diag = d,
+                .cursor = ssd_yaml_cursor(doc, node),
+                .s = node->text,
+                .len = node->len};
     advance(&p);
     return p;
 }
@@ -288,7 +301,9 @@ static bool is_text(const YamlNode *node, const char *what, Diag *d) {
     if (node->kind == YAML_SCALAR) return true;
     ssd_diag_add(d, DIAG_ERROR, node->at, "expected %s, found a %s%s", what,
                  node->kind == YAML_MAP ? "mapping" : "sequence",
-                 node->kind == YAML_SEQ ? " (an expression that begins with '- ' or '[' stands in quotes)" : "");
+                 node->kind == YAML_SEQ
+                     ? " (an expression that begins with '- ' or '[' stands in quotes)"
+                     : "");
     return false;
 }
 
@@ -301,17 +316,20 @@ Expr *ssd_expr_parse(Arena *a, const YamlDoc *doc, const YamlNode *node, Diag *d
 
 static bool parse_axes(Parser *p, TypedExpr *out) {
     while (!is(p, "]")) {
-        if (p->tok.kind != T_NAME) return fail(p, p->tok.at, "expected an axis, found %s", found(p));
+        if (p->tok.kind != T_NAME)
+            return fail(p, p->tok.at, "expected an axis, found %s", found(p));
         if (out->naxes == (int)COUNTOF(out->axes)) return fail(p, p->tok.at, "more than 8 axes");
         out->axes[out->naxes++] = (AxisName){p->tok.text, p->tok.at};
         advance(p);
-        if (!take(p, ",") && !is(p, "]")) return fail(p, p->tok.at, "expected ',' or ']', found %s", found(p));
+        if (!take(p, ",") && !is(p, "]"))
+            return fail(p, p->tok.at, "expected ',' or ']', found %s", found(p));
     }
     advance(p);
     return true;
 }
 
-bool ssd_expr_parse_typed(Arena *a, const YamlDoc *doc, const YamlNode *node, Diag *d, TypedExpr *out) {
+bool ssd_expr_parse_typed(Arena *a, const YamlDoc *doc, const YamlNode *node, Diag *d,
+                          TypedExpr *out) {
     *out = (TypedExpr){.at = node->at};
     if (!is_text(node, "a type, as in `bf16[b, t, h, p]`", d)) return false;
     Parser p = start(a, doc, node, d);
@@ -323,8 +341,10 @@ bool ssd_expr_parse_typed(Arena *a, const YamlDoc *doc, const YamlNode *node, Di
     }
     advance(&p);
     if (take(&p, "[") && !parse_axes(&p, out)) return false;
-    if (take(&p, "=")) out->init = parse_rest(&p);
-    else if (p.tok.kind != T_END) fail(&p, p.tok.at, "expected '=' after the type, found %s", found(&p));
+    if (take(&p, "="))
+        out->init = parse_rest(&p);
+    else if (p.tok.kind != T_END)
+        fail(&p, p.tok.at, "expected '=' after the type, found %s", found(&p));
     return !p.failed;
 }
 

@@ -28,18 +28,18 @@ typedef enum { E_NUMBER, E_NAME, E_CALL, E_FN } ExprKind;
 typedef struct Expr Expr;
 struct Expr {
     ExprKind kind;
-    FnCode fn;         // E_FN: the operator as a scalar function
+    FnCode fn; // E_FN: the operator as a scalar function
     u8 nargs;
-    u16 depth;         // levels of tree below and including this one
-    Place at;          // of an operator: its sign
-    const char *name;  // E_NAME, E_CALL; E_FN: the sign
+    u16 depth;        // levels of tree below and including this one
+    Place at;         // of an operator: its sign
+    const char *name; // E_NAME, E_CALL; E_FN: the sign
     double number;
     Expr **args;
     // Filled by check.c.
     Type type;
-    i32 symbol;  // E_NAME: index into Spec.symbols, -1: an axis, a keyword or unknown
-    i32 func;    // E_CALL: index into the table of functions, -1 unknown
-    i32 state;   // E_CALL of shift, cumsum, index(t): index into Spec.states, -1 none
+    i32 symbol; // E_NAME: index into Spec.symbols, -1: an axis, a keyword or unknown
+    i32 func;   // E_CALL: index into the table of functions, -1 unknown
+    i32 state;  // E_CALL of shift, cumsum, index(t): index into Spec.states, -1 none
 };
 
 // One error a text at most. NULL when there is one (also for a node that is no scalar).
@@ -54,9 +54,10 @@ typedef struct TypedExpr {
     Place at;
     int naxes;
     AxisName axes[16];
-    Expr *init;  // after '=', NULL when there is none
+    Expr *init; // after '=', NULL when there is none
 } TypedExpr;
-bool ssd_expr_parse_typed(Arena *a, const YamlDoc *doc, const YamlNode *node, Diag *d, TypedExpr *out);
+bool ssd_expr_parse_typed(Arena *a, const YamlDoc *doc, const YamlNode *node, Diag *d,
+                          TypedExpr *out);
 
 // The same tree, places aside.
 bool ssd_expr_equal(const Expr *a, const Expr *b);

@@ -3,6 +3,7 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 // --- Sizes -------------------------------------------------------------------------------------
 static bool parse_count(const char *s, size_t n, i64 *out) {
@@ -88,9 +89,16 @@ bool ssd_host_listed(const char *list, const char *name) {
     return false;
 }
 
+// More than the machine has is refused before the kernel kills whoever touches it.
+static bool fits(double bytes) {
+    double pages = (double)sysconf(_SC_PHYS_PAGES), page = (double)sysconf(_SC_PAGESIZE);
+    return pages <= 0 || bytes <= pages * page;
+}
+
 bool ssd_host_make(Arena *a, const SpecTensor *ts, int n, const Sizes *z, const char *absent,
                    HostSet *out, Text *why) {
     *out = (HostSet){.v = NEWN(a, HostTensor, n + 1)};
+    double total = 0;
     for (int i = 0; i < n; i++) {
         if (ssd_host_listed(absent, ts[i].name)) continue;
         HostTensor *t = &out->v[out->n];
@@ -103,7 +111,8 @@ bool ssd_host_make(Arena *a, const SpecTensor *ts, int n, const Sizes *z, const 
         }
         t->name = ts[i].name;
         t->bytes = (size_t)t->count * ssd_dtype_size(ts[i].dtype);
-        void *data = aligned_alloc(64, (t->bytes + 127) & ~(size_t)63);
+        total += (double)t->bytes;
+        void *data = fits(total) ? aligned_alloc(64, (t->bytes + 127) & ~(size_t)63) : NULL;
         if (!data) {
             ssd_text_printf(why, "out of memory: tensor '%s' takes %.1f GB", t->name,
                             (double)t->bytes * 1e-9);

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a checked spec takes and gives, in order: declared tensors, states by name, cu_seqlens; and what random values
-// of an input should look like, from the role it plays.
+// What a checked spec takes and gives, in order: declared tensors, states by name, cu_seqlens; and
+// what random values of an input should look like, from the role it plays.
 //
-// Everything that crosses time has a state. A state the spec does not name is called after where it stands:
+// Everything that crosses time has a state. A state the spec does not name is called after where it
+// stands:
 //   ssd            h0, hT              a single operator
 //   NAME           NAME_h0, NAME_hT    an operator of several
-//   shift, cumsum  LABEL_0, LABEL_T    LABEL: the let, the operand (`query`, NAME_query) or the output they stand in;
-//                                      LABEL2, LABEL3 .. for further ones in the same place
+//   shift, cumsum  LABEL_0, LABEL_T    LABEL is the let, the operand (`query`, NAME_query) or the
+//                                      output they stand in; LABEL2 .. for further ones there
 //   index(t)       t_0, t_T            tokens that came before, and that have been read
 #include "spec_impl.h"
 
@@ -14,14 +15,13 @@ typedef struct Lister {
     Arena *arena;
     Diag *diag;
     Spec *spec;
-    const char *label;  // what the states found now are called after
-    int labels;         // how many have been
-    Place at;
+    const char *label; // what the states found now are called after
+    int labels;        // how many have been
 } Lister;
 
 #define ERROR_AT(l, at, ...) ssd_diag_add((l)->diag, DIAG_ERROR, (at), __VA_ARGS__)
 
-// --- Names --------------------------------------------------------------------------------------------
+// --- Names --------------------------------------------------------------------------------------
 
 // Who has a tensor of this name already; NULL when it is free.
 static const char *taken(const Spec *s, const char *name) {
@@ -39,24 +39,29 @@ static void claim(Lister *l, Place at, const char *name, bool automatic) {
     const char *who = taken(l->spec, name);
     if (!who) return;
     if (automatic)
-        ERROR_AT(l, at, "the state that stands here is called '%s', which is %s already: rename that, or name the state",
+        ERROR_AT(l, at,
+                 "the state that stands here is called '%s', which is %s already: rename that, or "
+                 "name the state",
                  name, who);
-    else ERROR_AT(l, at, "'%s' is %s already", name, who);
+    else
+        ERROR_AT(l, at, "'%s' is %s already", name, who);
 }
 
 static void check_tensor_names(Lister *l) {
     const Spec *s = l->spec;
     for (u32 i = 0; i < s->inputs.n; i++)
         if (s->packed && !strcmp(s->inputs.v[i].name, "cu_seqlens"))
-            ERROR_AT(l, s->inputs.v[i].at, "'cu_seqlens' is an input of every packed spec: leave it out");
+            ERROR_AT(l, s->inputs.v[i].at,
+                     "'cu_seqlens' is an input of every packed spec: leave it out");
     for (u32 i = 0; i < s->outputs.n; i++)
         for (u32 k = 0; k < s->inputs.n; k++)
             if (!strcmp(s->outputs.v[i].name, s->inputs.v[k].name))
-                ERROR_AT(l, s->outputs.v[i].at, "'%s' is an input already: an output needs a name of its own",
+                ERROR_AT(l, s->outputs.v[i].at,
+                         "'%s' is an input already: an output needs a name of its own",
                          s->outputs.v[i].name);
 }
 
-// --- States -------------------------------------------------------------------------------------------
+// --- States -------------------------------------------------------------------------------------
 
 static void add_axes(State *st, u32 axes) {
     for (int x = 0; x < MAX_AXES; x++)
@@ -75,7 +80,8 @@ static i32 add_state(Lister *l, State st, Place at) {
 
 static void state_of_operator(Lister *l, Operator *op) {
     if (op->mask == MASK_FULL || op->mask == MASK_BAND) return;
-    // Backwards in time there is a state at either end, but nothing to carry on from: only if asked for.
+    // Backwards in time there is a state at either end, but nothing to carry on from: only if asked
+    // for.
     if (op->mask == MASK_ANTICAUSAL && !op->init && !op->final) return;
     const char *prefix = op->named ? ssd_arena_printf(l->arena, "%s_", op->name) : "";
     State st = {.automatic = !op->init && !op->final};
@@ -84,7 +90,9 @@ static void state_of_operator(Lister *l, Operator *op) {
     claim(l, op->init ? op->init_at : op->at, st.in, !op->init);
     claim(l, op->final ? op->final_at : op->at, st.out, !op->final);
     if (!strcmp(st.in, st.out))
-        ERROR_AT(l, op->final_at, "initial and final state are both called '%s': an input and an output differ", st.in);
+        ERROR_AT(l, op->final_at,
+                 "initial and final state are both called '%s': an input and an output differ",
+                 st.in);
     st.ax[st.naxes++] = l->spec->packed ? AXIS_S : AXIS_B;
     add_axes(&st, op->head);
     add_axes(&st, op->value);
@@ -110,7 +118,9 @@ static void state_of_call(Lister *l, Expr *e) {
             e->state = (i32)i;
             return;
         }
-    State st = {.automatic = true, .owner = e, .window = f->kind == CALL_SHIFT ? (i32)e->args[1]->number : 0};
+    State st = {.automatic = true,
+                .owner = e,
+                .window = f->kind == CALL_SHIFT ? (i32)e->args[1]->number : 0};
     Lister label = *l;
     if (position) label.label = "t", label.labels = 0;
     name_after_label(&label, &st);
@@ -150,7 +160,8 @@ static void states_of_calls(Lister *l) {
         for (int k = 0; k < OPERANDS; k++) {
             Operator *op = &s->ops.v[i];
             if (!op->arg[k]) continue;
-            start_label(l, op->named ? ssd_arena_printf(l->arena, "%s_%s", op->name, operands[k]) : operands[k]);
+            start_label(l, op->named ? ssd_arena_printf(l->arena, "%s_%s", op->name, operands[k])
+                                     : operands[k]);
             states_in(l, op->arg[k]);
         }
     for (u32 i = 0; i < s->outputs.n; i++) {
@@ -159,22 +170,26 @@ static void states_of_calls(Lister *l) {
     }
 }
 
-// --- Modes --------------------------------------------------------------------------------------------
+// --- Modes --------------------------------------------------------------------------------------
 
 static void check_modes(Lister *l) {
-    static const char *const reasons[] = {[MASK_ANTICAUSAL] = "has mask anticausal, which reads the future",
-                                          [MASK_FULL] = "has mask full, which reads the future",
-                                          [MASK_BAND] = "has a band, whose state comes with a later version of ssdc"};
+    static const char *const reasons[] = {
+        [MASK_ANTICAUSAL] = "has mask anticausal, which reads the future",
+        [MASK_FULL] = "has mask full, which reads the future",
+        [MASK_BAND] = "has a band, whose state comes with a later version of ssdc"};
     Spec *s = l->spec;
     for (u32 i = 0; i < s->ops.n && !s->no_step; i++)
         if (s->ops.v[i].mask > MASK_STRICT)
-            s->no_step = ssd_arena_printf(l->arena, "operator '%s' %s", s->ops.v[i].name, reasons[s->ops.v[i].mask]);
+            s->no_step = ssd_arena_printf(l->arena, "operator '%s' %s", s->ops.v[i].name,
+                                          reasons[s->ops.v[i].mask]);
     if (!s->modes_given) s->modes[MODE_FORWARD] = true, s->modes[MODE_STEP] = !s->no_step;
-    if (s->modes[MODE_STEP] && s->no_step) ERROR_AT(l, s->mode_at[MODE_STEP], "no mode step: %s", s->no_step);
+    if (s->modes[MODE_STEP] && s->no_step)
+        ERROR_AT(l, s->mode_at[MODE_STEP], "no mode step: %s", s->no_step);
 }
 
-// --- Roles ----------------------------------------------------------------------------------------------
-// Bits say on which way a value goes into an operator. They flow from users to operands, lets in reverse order.
+// --- Roles --------------------------------------------------------------------------------------
+// Bits say on which way a value goes into an operator. They flow from users to operands, lets in
+// reverse order.
 enum { ROLE_QUERY = 1, ROLE_DECAY = 2, ROLE_SOFTPLUS = 4, ROLE_EXP = 8 };
 
 static void flow(Spec *s, const Expr *e, u32 roles) {
@@ -186,9 +201,12 @@ static void flow(Spec *s, const Expr *e, u32 roles) {
     const Func *f = &ssd_funcs[e->func];
     bool arith = f->kind == CALL_FN && (f->fn == FN_MIN || f->fn == FN_MAX || f->fn == FN_CLAMP);
     bool passes = arith || f->kind == CALL_ROTARY || f->kind == CALL_SHIFT;
-    if (f->kind == CALL_FN && roles & ROLE_DECAY && f->fn == FN_SOFTPLUS) flow(s, e->args[0], ROLE_SOFTPLUS);
-    else if (f->kind == CALL_FN && roles & ROLE_DECAY && f->fn == FN_EXP) flow(s, e->args[0], ROLE_EXP);
-    else if (passes) flow(s, e->args[0], roles);
+    if (f->kind == CALL_FN && roles & ROLE_DECAY && f->fn == FN_SOFTPLUS)
+        flow(s, e->args[0], ROLE_SOFTPLUS);
+    else if (f->kind == CALL_FN && roles & ROLE_DECAY && f->fn == FN_EXP)
+        flow(s, e->args[0], ROLE_EXP);
+    else if (passes)
+        flow(s, e->args[0], roles);
 }
 
 static void find_roles(Spec *s) {
@@ -212,7 +230,7 @@ static const char *hint(const Input *in, u32 roles) {
     return "normal";
 }
 
-// --- Lists --------------------------------------------------------------------------------------------
+// --- Lists --------------------------------------------------------------------------------------
 
 static void tensor_axis(SpecTensor *t, const char *name, i64 size) {
     t->axis[t->naxes] = name;
@@ -221,7 +239,8 @@ static void tensor_axis(SpecTensor *t, const char *name, i64 size) {
 
 static void tensor_axes(const Spec *s, SpecTensor *t, const u8 *ax, int naxes, Mode mode) {
     for (int i = 0; i < naxes; i++)
-        if (!(mode == MODE_STEP && ax[i] == AXIS_T)) tensor_axis(t, s->axes[ax[i]].name, s->axes[ax[i]].size);
+        if (!(mode == MODE_STEP && ax[i] == AXIS_T))
+            tensor_axis(t, s->axes[ax[i]].name, s->axes[ax[i]].size);
 }
 
 static SpecTensor state_tensor(Lister *l, const State *st, const char *name, Mode mode) {
@@ -231,8 +250,10 @@ static SpecTensor state_tensor(Lister *l, const State *st, const char *name, Mod
     for (int i = 0; i < st->naxes; i++) {
         // One token of each sequence makes a batch: step graphs are never packed.
         u8 x = mode == MODE_STEP && st->ax[i] == AXIS_S ? AXIS_B : st->ax[i];
-        if (x == AXIS_WINDOW) tensor_axis(&t, ssd_arena_printf(l->arena, "w%d", st->window), st->window);
-        else tensor_axes(l->spec, &t, &x, 1, mode);
+        if (x == AXIS_WINDOW)
+            tensor_axis(&t, ssd_arena_printf(l->arena, "w%d", st->window), st->window);
+        else
+            tensor_axes(l->spec, &t, &x, 1, mode);
     }
     return t;
 }
@@ -280,7 +301,7 @@ void ssd_spec_listing(Spec *s, Diag *d, bool complete) {
     list_tensors(&l, MODE_STEP);
 }
 
-// --- What others ask ----------------------------------------------------------------------------------
+// --- What others ask ----------------------------------------------------------------------------
 
 const char *ssd_spec_name(const Spec *s) { return s->name; }
 const char *ssd_spec_doc(const Spec *s) { return s->doc; }

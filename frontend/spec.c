@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Tree -> Spec: reads every key, reports every error. What a section gets wrong is left out of the Spec, so that
-// the sections after it can still be checked.
+// Tree -> Spec: reads every key, reports every error. What a section gets wrong is left out of the
+// Spec, so that the sections after it can still be checked.
 #include "spec_impl.h"
 
 #include <math.h>
@@ -10,7 +10,7 @@ typedef struct Reader {
     Diag *diag;
     const YamlDoc *doc;
     Spec *spec;
-    const char *dims;  // overrides
+    const char *dims; // overrides
 } Reader;
 
 #define ERROR_AT(r, at, ...) ssd_diag_add((r)->diag, DIAG_ERROR, (at), __VA_ARGS__)
@@ -21,7 +21,7 @@ const char *ssd_spec_meant(Arena *a, const char *s, const char *const *names, in
     return i < 0 ? "" : ssd_arena_printf(a, "; did you mean '%s'?", names[i]);
 }
 
-// --- Small readers --------------------------------------------------------------------------------------
+// --- Small readers ------------------------------------------------------------------------------
 
 static const char *kind_text(const YamlNode *n) {
     if (n->kind == YAML_MAP) return "a mapping";
@@ -31,14 +31,17 @@ static const char *kind_text(const YamlNode *n) {
 
 static bool is_map(Reader *r, const YamlNode *n, const char *what) {
     if (n->kind == YAML_MAP && n->n) return true;
-    if (n->kind == YAML_MAP) ERROR_AT(r, n->at, "%s is empty", what);
-    else if (n->kind != YAML_BAD) ERROR_AT(r, n->at, "%s is a mapping, found %s", what, kind_text(n));
+    if (n->kind == YAML_MAP)
+        ERROR_AT(r, n->at, "%s is empty", what);
+    else if (n->kind != YAML_BAD)
+        ERROR_AT(r, n->at, "%s is a mapping, found %s", what, kind_text(n));
     return false;
 }
 
 static const char *text_of(Reader *r, const YamlNode *n, const char *what) {
     if (n->kind == YAML_SCALAR && n->len) return n->text;
-    if (n->kind != YAML_BAD) ERROR_AT(r, n->at, "%s is expected here, found %s", what, kind_text(n));
+    if (n->kind != YAML_BAD)
+        ERROR_AT(r, n->at, "%s is expected here, found %s", what, kind_text(n));
     return NULL;
 }
 
@@ -53,17 +56,20 @@ static bool integer(const char *s, i64 lo, i64 hi, i64 *out) {
     return v >= lo && v <= hi;
 }
 
-// Index of s among the words of `list` ("causal strict full"), -1 with an error when it is none of them.
+// Index of s among the words of `list` ("causal strict full"), -1 with an error when it is none of
+// them.
 static int word(Reader *r, Place at, const char *what, const char *s, const char *list) {
     const char *names[16];
     int n = 0;
     char *copy = ssd_arena_dup(r->arena, list, strlen(list)), *save = NULL;
-    for (char *w = strtok_r(copy, " ", &save); w && n < 16; w = strtok_r(NULL, " ", &save)) names[n++] = w;
+    for (char *w = strtok_r(copy, " ", &save); w && n < 16; w = strtok_r(NULL, " ", &save))
+        names[n++] = w;
     for (int i = 0; i < n; i++)
         if (!strcmp(names[i], s)) return i;
     Text all = {0};
     for (int i = 0; i < n; i++) ssd_text_printf(&all, "%s%s", i ? " | " : "", names[i]);
-    ERROR_AT(r, at, "%s '%.40s' is not one of: %s%s", what, s, all.s, ssd_spec_meant(r->arena, s, names, n));
+    ERROR_AT(r, at, "%s '%.40s' is not one of: %s%s", what, s, all.s,
+             ssd_spec_meant(r->arena, s, names, n));
     ssd_text_free(&all);
     return -1;
 }
@@ -83,17 +89,20 @@ static bool identifier(const char *s) {
 
 static bool name_of(Reader *r, const YamlNode *n, const char *what) {
     if (identifier(n->text)) return true;
-    ERROR_AT(r, n->at, "'%.40s' cannot name %s: letters, digits and _ (at most %d), no keyword", n->text, what,
-             EXPR_MAX_NAME);
+    ERROR_AT(r, n->at, "'%.40s' cannot name %s: letters, digits and _ (at most %d), no keyword",
+             n->text, what, EXPR_MAX_NAME);
     return false;
 }
 
-// --- Axes and dims ----------------------------------------------------------------------------------------
+// --- Axes and dims ------------------------------------------------------------------------------
 
 static const struct {
     const char *key, *name;
     int axis;
-} dim_keys[] = {{"heads", "h", AXIS_H}, {"groups", "g", AXIS_G}, {"head_dim", "p", -1}, {"state_size", "n", -1}};
+} dim_keys[] = {{"heads", "h", AXIS_H},
+                {"groups", "g", AXIS_G},
+                {"head_dim", "p", -1},
+                {"state_size", "n", -1}};
 
 static const char *axis_name(const char *key) {
     for (size_t i = 0; i < COUNTOF(dim_keys); i++)
@@ -141,8 +150,12 @@ static int find_axis(Reader *r, AxisName a) {
     for (size_t k = 0; k < COUNTOF(dim_keys); k++)
         if (!strcmp(dim_keys[k].name, a.name) || !strcmp(dim_keys[k].key, a.name)) {
             bool known = ssd_spec_axis(s, dim_keys[k].name) >= 0;
-            if (known) ERROR_AT(r, a.at, "unknown axis '%s'; did you mean '%s'?", a.name, dim_keys[k].name);
-            else ERROR_AT(r, a.at, "axis '%s' has no size: dims lacks '%s'", dim_keys[k].name, dim_keys[k].key);
+            if (known)
+                ERROR_AT(r, a.at, "unknown axis '%s'; did you mean '%s'?", a.name,
+                         dim_keys[k].name);
+            else
+                ERROR_AT(r, a.at, "axis '%s' has no size: dims lacks '%s'", dim_keys[k].name,
+                         dim_keys[k].key);
             return -1;
         }
     ERROR_AT(r, a.at, "unknown axis '%s': there are %s%s", a.name,
@@ -159,13 +172,17 @@ static bool take_axes(Reader *r, const TypedExpr *t, u8 *ax, int *out_n, u32 *ou
     for (int i = 0; i < t->naxes; i++) {
         int x = find_axis(r, t->axes[i]);
         if (x < 0) continue;
-        if (axes & BIT(x)) ERROR_AT(r, t->axes[i].at, "axis '%s' stands here for the second time", t->axes[i].name);
-        else if (i < 8) ax[i] = (u8)x;
+        if (axes & BIT(x))
+            ERROR_AT(r, t->axes[i].at, "axis '%s' stands here for the second time",
+                     t->axes[i].name);
+        else if (i < 8)
+            ax[i] = (u8)x;
         axes |= BIT(x);
     }
     if (t->naxes > 8) ERROR_AT(r, t->axes[8].at, "%d axes: a tensor has at most 8", t->naxes);
     if ((axes & BIT(AXIS_H)) && (axes & BIT(AXIS_G)))
-        ERROR_AT(r, t->at, "a tensor has axis h or axis g, not both: head i belongs to group i / (h/g)");
+        ERROR_AT(r, t->at,
+                 "a tensor has axis h or axis g, not both: head i belongs to group i / (h/g)");
     *out_n = t->naxes;
     *out_axes = axes;
     return r->diag->errors == before;
@@ -184,15 +201,19 @@ static bool axis_fits(Reader *r, const YamlNode *key) {
         if (!strcmp(dim_keys[i].key, k)) return true;
         long_names[i] = dim_keys[i].key;
     }
-    if (!strcmp(k, "b") || !strcmp(k, "t") || !strcmp(k, "s") || !strcmp(k, "batch") || !strcmp(k, "length")) {
+    if (!strcmp(k, "b") || !strcmp(k, "t") || !strcmp(k, "s") || !strcmp(k, "batch") ||
+        !strcmp(k, "length")) {
         ERROR_AT(r, key->at, "'%s' is a run-time size: b, t and s have no place in dims", k);
         return false;
     }
     bool lower = *k >= 'a' && *k <= 'z' && strlen(k) <= 24;
-    for (const char *c = k; *c; c++) lower &= (*c >= 'a' && *c <= 'z') || (*c >= '0' && *c <= '9') || *c == '_';
+    for (const char *c = k; *c; c++)
+        lower &= (*c >= 'a' && *c <= 'z') || (*c >= '0' && *c <= '9') || *c == '_';
     if (!lower) {
-        ERROR_AT(r, key->at, "dim '%.40s': an axis is named in lower case, with at most 24 letters, digits and _%s", k,
-                 ssd_spec_meant(r->arena, k, long_names, COUNTOF(long_names)));
+        ERROR_AT(
+            r, key->at,
+            "dim '%.40s': an axis is named in lower case, with at most 24 letters, digits and _%s",
+            k, ssd_spec_meant(r->arena, k, long_names, COUNTOF(long_names)));
         return false;
     }
     if (k[0] == 'w' && k[1] >= '0' && k[1] <= '9') {
@@ -215,8 +236,9 @@ static void read_dim(Reader *r, const YamlNode *key, const YamlNode *value) {
     const char *text = text_of(r, value, "a size"), *name = axis_name(key->text);
     if (!text) return;
     if (!integer(text, 1, MAX_DIM, &size)) {
-        ERROR_AT(r, value->at, "%s is a number from 1 to %d, found '%.40s'", key->text, MAX_DIM, text);
-        size = 1;  // the axis exists, whatever its size
+        ERROR_AT(r, value->at, "%s is a number from 1 to %d, found '%.40s'", key->text, MAX_DIM,
+                 text);
+        size = 1; // the axis exists, whatever its size
     }
     int x = !strcmp(name, "h") ? AXIS_H : !strcmp(name, "g") ? AXIS_G : -1;
     int old = ssd_spec_axis(s, name);
@@ -256,9 +278,11 @@ static void override_dims(Reader *r) {
             int n = 0;
             for (int i = AXIS_H; i < s->naxes; i++)
                 if (s->axes[i].size) names[n++] = s->axes[i].key;
-            ERROR_AT(r, none, "dims: the spec has no dim '%.40s'%s", w, ssd_spec_meant(r->arena, w, names, n));
+            ERROR_AT(r, none, "dims: the spec has no dim '%.40s'%s", w,
+                     ssd_spec_meant(r->arena, w, names, n));
         } else if (!integer(eq + 1, 1, MAX_DIM, &size)) {
-            ERROR_AT(r, none, "dims: %s is a number from 1 to %d, found '%.40s'", w, MAX_DIM, eq + 1);
+            ERROR_AT(r, none, "dims: %s is a number from 1 to %d, found '%.40s'", w, MAX_DIM,
+                     eq + 1);
         } else {
             s->axes[x].size = size;
         }
@@ -271,10 +295,11 @@ static void read_dims(Reader *r, const YamlNode *n) {
     override_dims(r);
     SpecAxis *h = &r->spec->axes[AXIS_H], *g = &r->spec->axes[AXIS_G];
     if (h->size && g->size && h->size % g->size)
-        ERROR_AT(r, g->at, "groups (%lld) must divide heads (%lld)", (long long)g->size, (long long)h->size);
+        ERROR_AT(r, g->at, "groups (%lld) must divide heads (%lld)", (long long)g->size,
+                 (long long)h->size);
 }
 
-// --- Tensors and expressions ------------------------------------------------------------------------------
+// --- Tensors and expressions --------------------------------------------------------------------
 
 static void add_symbol(Reader *r, SymbolKind kind, const char *name, Place at, u32 index, Expr *e) {
     static const char *const kinds[] = {"an input", "a let", "an operator"};
@@ -317,7 +342,8 @@ static void read_input(Reader *r, const YamlNode *key, const YamlNode *value) {
     TypedExpr t;
     Input in = {.name = key->text, .at = key->at};
     bool ok = name_of(r, key, "an input");
-    if (!ssd_expr_parse_typed(r->arena, r->doc, value, r->diag, &t)) ok = false;
+    if (!ssd_expr_parse_typed(r->arena, r->doc, value, r->diag, &t))
+        ok = false;
     else {
         ok &= take_dtype(r, &t, &in.dtype);
         ok &= take_axes(r, &t, in.ax, &in.naxes, &in.axes);
@@ -329,14 +355,16 @@ static void read_input(Reader *r, const YamlNode *key, const YamlNode *value) {
     u32 before = s->symbols.n;
     if (identifier(key->text)) add_symbol(r, SYM_INPUT, key->text, key->at, index, NULL);
     if (ok && s->symbols.n > before)
-        s->symbols.v[before].type =
-            (Type){.axes = in.axes, .none = in.none, .lo = -(double)INFINITY, .hi = (double)INFINITY};
+        s->symbols.v[before].type = (Type){
+            .axes = in.axes, .none = in.none, .lo = -(double)INFINITY, .hi = (double)INFINITY};
 }
 
 static void read_inputs(Reader *r, const YamlNode *n) {
     if (!is_map(r, n, "inputs")) return;
-    if (n->n > MAX_INPUTS) ERROR_AT(r, n->at, "%u inputs: at most %d are allowed", n->n, MAX_INPUTS);
-    for (u32 i = 0; i < n->n && i < MAX_INPUTS; i++) read_input(r, n->pairs[i].key, n->pairs[i].value);
+    if (n->n > MAX_INPUTS)
+        ERROR_AT(r, n->at, "%u inputs: at most %d are allowed", n->n, MAX_INPUTS);
+    for (u32 i = 0; i < n->n && i < MAX_INPUTS; i++)
+        read_input(r, n->pairs[i].key, n->pairs[i].value);
 }
 
 static void read_lets(Reader *r, const YamlNode *n) {
@@ -356,24 +384,27 @@ static void read_output(Reader *r, const YamlNode *key, const YamlNode *value) {
     if (!ssd_expr_parse_typed(r->arena, r->doc, value, r->diag, &t)) return;
     ok &= take_dtype(r, &t, &o.dtype);
     ok &= take_axes(r, &t, o.ax, &o.naxes, &o.axes);
-    if (!t.init) ERROR_AT(r, t.at, "output '%.40s' has no expression: `type[axes] = expression`", key->text);
+    if (!t.init)
+        ERROR_AT(r, t.at, "output '%.40s' has no expression: `type[axes] = expression`", key->text);
     u32 need = BIT(AXIS_B) | BIT(AXIS_T);
     if (ok && (o.axes & need) != need) {
         ERROR_AT(r, t.at, "output '%s' needs the axes b and t", key->text);
         ok = false;
     }
     o.expr = t.init;
-    if (!ok) o.axes = 0;  // the expression is still checked
+    if (!ok) o.axes = 0; // the expression is still checked
     if (t.init) vec_push(r->arena, &r->spec->outputs, o);
 }
 
 static void read_outputs(Reader *r, const YamlNode *n) {
     if (!is_map(r, n, "outputs")) return;
-    if (n->n > MAX_OUTPUTS) ERROR_AT(r, n->at, "%u outputs: at most %d are allowed", n->n, MAX_OUTPUTS);
-    for (u32 i = 0; i < n->n && i < MAX_OUTPUTS; i++) read_output(r, n->pairs[i].key, n->pairs[i].value);
+    if (n->n > MAX_OUTPUTS)
+        ERROR_AT(r, n->at, "%u outputs: at most %d are allowed", n->n, MAX_OUTPUTS);
+    for (u32 i = 0; i < n->n && i < MAX_OUTPUTS; i++)
+        read_output(r, n->pairs[i].key, n->pairs[i].value);
 }
 
-// --- Operators --------------------------------------------------------------------------------------------
+// --- Operators ----------------------------------------------------------------------------------
 
 #define LATER "comes with a later version of ssdc"
 
@@ -387,8 +418,11 @@ static void read_mask(Reader *r, const YamlNode *n, Operator *op) {
         if (w) return;
         const char *text = text_of(r, value, "a width");
         if (!text) return;
-        if (integer(text, 1, INT32_MAX, &band)) op->mask = MASK_BAND, op->band = (i32)band;
-        else ERROR_AT(r, value->at, "a band's width is a number from 1 to %d, found '%.40s'", INT32_MAX, text);
+        if (integer(text, 1, INT32_MAX, &band))
+            op->mask = MASK_BAND, op->band = (i32)band;
+        else
+            ERROR_AT(r, value->at, "a band's width is a number from 1 to %d, found '%.40s'",
+                     INT32_MAX, text);
         return;
     }
     const char *text = text_of(r, n, "causal | strict | anticausal | full | {band: width}");
@@ -412,9 +446,9 @@ static const char *state_name(Reader *r, const YamlNode *n) {
     return n->text;
 }
 
-static const char *const operator_keys[] = {"query",         "key",         "value",  "log_decay", "mask", "read",
-                                            "initial_state", "final_state", "update", "log_scale", "stabilize",
-                                            "rank",          "slots"};
+static const char *const operator_keys[] = {
+    "query",       "key",    "value",     "log_decay", "mask", "read", "initial_state",
+    "final_state", "update", "log_scale", "stabilize", "rank", "slots"};
 enum { K_MASK = OPERANDS, K_READ, K_INITIAL, K_FINAL, K_LATER };
 
 static int operator_key(const char *s) {
@@ -460,7 +494,8 @@ static void read_ssd(Reader *r, const YamlNode *n) {
         read_operator(r, n, "ssd", false, n->at);
         return;
     }
-    if (n->n > MAX_OPERATORS) ERROR_AT(r, n->at, "%u operators: at most %d are allowed", n->n, MAX_OPERATORS);
+    if (n->n > MAX_OPERATORS)
+        ERROR_AT(r, n->at, "%u operators: at most %d are allowed", n->n, MAX_OPERATORS);
     for (u32 i = 0; i < n->n && i < MAX_OPERATORS; i++) {
         const YamlPair *p = &n->pairs[i];
         if (name_of(r, p->key, "an operator") && is_map(r, p->value, "an operator"))
@@ -468,11 +503,12 @@ static void read_ssd(Reader *r, const YamlNode *n) {
     }
 }
 
-// --- The rest ---------------------------------------------------------------------------------------------
+// --- The rest -----------------------------------------------------------------------------------
 
 static void read_version(Reader *r, const YamlNode *n) {
     const char *text = text_of(r, n, "the language version, 1,");
-    if (text && strcmp(text, "1")) ERROR_AT(r, n->at, "language version '%.40s': this is version 1", text);
+    if (text && strcmp(text, "1"))
+        ERROR_AT(r, n->at, "language version '%.40s': this is version 1", text);
 }
 
 static void read_name(Reader *r, const YamlNode *n) {
@@ -481,8 +517,11 @@ static void read_name(Reader *r, const YamlNode *n) {
     char *id = ssd_arena_dup(r->arena, text, n->len);
     for (char *c = id; *c; c++)
         if (*c == '-' || *c == '.') *c = '_';
-    if (identifier(id)) r->spec->name = text;
-    else ERROR_AT(r, n->at, "a spec's name is made of letters, digits, _ - and . (at most %d)", EXPR_MAX_NAME);
+    if (identifier(id))
+        r->spec->name = text;
+    else
+        ERROR_AT(r, n->at, "a spec's name is made of letters, digits, _ - and . (at most %d)",
+                 EXPR_MAX_NAME);
 }
 
 static void read_doc(Reader *r, const YamlNode *n) {
@@ -505,7 +544,8 @@ static void read_chunk(Reader *r, const YamlNode *n) {
         if (!n->n) ERROR_AT(r, n->at, "chunk_length is empty");
         if (n->n > 32) ERROR_AT(r, n->at, "%u chunk lengths: at most 32 are allowed", n->n);
         for (u32 i = 0; i < n->n && i < 32; i++)
-            if (chunk_number(r, n->items[i], &q)) ssd_text_printf(&all, "%s%lld", all.n ? " " : "", (long long)q);
+            if (chunk_number(r, n->items[i], &q))
+                ssd_text_printf(&all, "%s%lld", all.n ? " " : "", (long long)q);
         if (all.n) r->spec->chunk = ssd_arena_dup(r->arena, all.s, all.n);
         ssd_text_free(&all);
     } else if (n->kind == YAML_SCALAR && !strcmp(n->text, "auto")) {
@@ -524,6 +564,7 @@ static void read_sequences(Reader *r, const YamlNode *n) {
 }
 
 // Values in the order of the enums that read them; the first is the default.
+// clang-format off
 static const struct {
     const char *key, *values, *later;
     size_t field;
@@ -536,6 +577,7 @@ static const struct {
     {"dlog", "rect anchored", "", offsetof(Numerics, dlog)},
     {"deterministic", "true invariant", "", offsetof(Numerics, deterministic)},
 };
+// clang-format on
 
 static void read_numerics(Reader *r, const YamlNode *n) {
     const char *keys[COUNTOF(numerics)];
@@ -582,6 +624,7 @@ static void read_modes(Reader *r, const YamlNode *n) {
 }
 
 // In the order they are read: what is named stands before what refers to it.
+// clang-format off
 static const struct {
     const char *key;
     bool required;
@@ -592,11 +635,13 @@ static const struct {
     {"sequences", false, read_sequences},  {"inputs", true, read_inputs},    {"let", false, read_lets},
     {"ssd", true, read_ssd},               {"outputs", true, read_outputs},  {"modes", false, read_modes},
 };
+// clang-format on
 
 static void read_spec(Reader *r, const YamlNode *root) {
     if (root->kind != YAML_MAP) {
         if (root->kind != YAML_BAD)
-            ERROR_AT(r, root->at, "a spec is a mapping that begins with 'ssdc: 1', found %s", kind_text(root));
+            ERROR_AT(r, root->at, "a spec is a mapping that begins with 'ssdc: 1', found %s",
+                     kind_text(root));
         return;
     }
     const char *keys[COUNTOF(sections) + 1];
@@ -611,12 +656,15 @@ static void read_spec(Reader *r, const YamlNode *root) {
     }
     for (size_t k = 0; k < COUNTOF(sections); k++) {
         const YamlNode *n = ssd_yaml_get(root, sections[k].key);
-        if (n) sections[k].read(r, n);
-        else if (sections[k].required) ERROR_AT(r, root->at, "key '%s' is missing", sections[k].key);
+        if (n)
+            sections[k].read(r, n);
+        else if (sections[k].required)
+            ERROR_AT(r, root->at, "key '%s' is missing", sections[k].key);
     }
 }
 
-Spec *ssd_spec_parse(Arena *a, const char *text, size_t n, const char *file, const char *dims, Diag *d) {
+Spec *ssd_spec_parse(Arena *a, const char *text, size_t n, const char *file, const char *dims,
+                     Diag *d) {
     int before = d->errors;
     YamlDoc *doc = NEW(a, YamlDoc);
     Spec *s = NEW(a, Spec);

@@ -11,15 +11,31 @@
 #include "spec.h"
 
 // Axes of a spec are numbered; sets of them are bit masks.
-enum { AXIS_B, AXIS_T, AXIS_S, AXIS_H, AXIS_G, AXIS_FEATURE, MAX_AXES = 31, AXIS_WINDOW = MAX_AXES };
+enum {
+    AXIS_B,
+    AXIS_T,
+    AXIS_S,
+    AXIS_H,
+    AXIS_G,
+    AXIS_FEATURE,
+    MAX_AXES = 31,
+    AXIS_WINDOW = MAX_AXES
+};
 #define BIT(axis) (1u << (axis))
 #define FEATURES (~(BIT(AXIS_FEATURE) - 1))
-enum { MAX_INPUTS = 256, MAX_LETS = 1024, MAX_OPERATORS = 64, MAX_OUTPUTS = 64, MAX_STATES = 128, MAX_SHIFT = 4096 };
+enum {
+    MAX_INPUTS = 256,
+    MAX_LETS = 1024,
+    MAX_OPERATORS = 64,
+    MAX_OUTPUTS = 64,
+    MAX_STATES = 128,
+    MAX_SHIFT = 4096
+};
 
 typedef struct SpecAxis {
-    const char *name;  // "h"
-    const char *key;   // as `dims` calls it: "heads"
-    i64 size;          // -1: run time; 0: not in this spec
+    const char *name; // "h"
+    const char *key;  // as `dims` calls it: "heads"
+    i64 size;         // -1: run time; 0: not in this spec
     Place at;
 } SpecAxis;
 
@@ -32,10 +48,10 @@ typedef struct Symbol {
     Expr *expr; // of a let; NULL when it has an error
     VEC(u32) deps;
     Type type;
-    u8 visit;      // of the topological sort: 0 new, 1 open, 2 done
-    bool used;     // something refers to it
-    bool reached;  // an operator or an output depends on it
-    u32 roles;     // listing.c: what an input or let is part of
+    u8 visit;     // of the topological sort: 0 new, 1 open, 2 done
+    bool used;    // something refers to it
+    bool reached; // an operator or an output depends on it
+    u32 roles;    // listing.c: what an input or let is part of
 } Symbol;
 
 typedef struct Input {
@@ -52,18 +68,18 @@ typedef struct Input {
 typedef enum { MASK_CAUSAL, MASK_STRICT, MASK_ANTICAUSAL, MASK_FULL, MASK_BAND } MaskKind;
 enum { QUERY, KEY, VALUE, DECAY, OPERANDS };
 typedef struct Operator {
-    const char *name;  // "ssd" for a single one
+    const char *name; // "ssd" for a single one
     bool named;
     Place at, mask_at, init_at, final_at;
     Expr *arg[OPERANDS];
-    bool given[OPERANDS];  // also where arg is NULL for an error
+    bool given[OPERANDS]; // also where arg is NULL for an error
     MaskKind mask;
     bool read_before;
     i32 band;
-    const char *init, *final;  // as the spec names them, or NULL
-    u32 head;                  // BIT(AXIS_H), BIT(AXIS_G) or 0
-    u32 contracted, value;     // feature axes
-    i32 state;                 // into states, -1: none
+    const char *init, *final; // as the spec names them, or NULL
+    u32 head;                 // BIT(AXIS_H), BIT(AXIS_G) or 0
+    u32 contracted, value;    // feature axes
+    i32 state;                // into states, -1: none
 } Operator;
 
 typedef struct Output {
@@ -76,20 +92,20 @@ typedef struct Output {
     Expr *expr;
 } Output;
 
-// What crosses time, with the names of its tensors. Axes in storage order; the first is the batch, AXIS_S when
-// the graph is packed.
+// What crosses time, with the names of its tensors. Axes in storage order; the first is the batch,
+// AXIS_S when the graph is packed.
 typedef struct State {
     const char *in, *out;
-    i32 window;      // of a shift: its distance
-    bool automatic;  // the spec does not name it
+    i32 window;     // of a shift: its distance
+    bool automatic; // the spec does not name it
     int naxes;
     u8 ax[8];
-    const Expr *owner;  // shift, cumsum or index(t); NULL: an operator
+    const Expr *owner; // shift, cumsum or index(t); NULL: an operator
 } State;
 
 typedef enum { MODE_FORWARD, MODE_STEP, MODE_BACKWARD, MODES } Mode;
 typedef enum { DECAY_NONPOSITIVE, DECAY_ANY } DecayRange;
-typedef struct Numerics {  // each the index of its value in spec.c's table
+typedef struct Numerics { // each the index of its value in spec.c's table
     u8 accumulate, state, matmul, cumsum, decay, dlog, deterministic;
 } Numerics;
 
@@ -98,8 +114,8 @@ struct Spec {
     const char *name, *doc, *chunk;
     SpecAxis axes[MAX_AXES];
     int naxes;
-    VEC(Symbol) symbols;  // inputs, lets, operators
-    VEC(u32) order;       // lets and operators, operands before users
+    VEC(Symbol) symbols; // inputs, lets, operators
+    VEC(u32) order;      // lets and operators, operands before users
     VEC(Input) inputs;
     VEC(Operator) ops;
     VEC(Output) outputs;
@@ -108,13 +124,13 @@ struct Spec {
     Numerics numerics;
     bool modes[MODES], modes_given;
     Place mode_at[MODES];
-    const char *no_step;  // why there is no step mode, NULL when there is one
-    VEC(SpecTensor) ins[2], outs[2];  // by mode
+    const char *no_step;             // why there is no step mode, NULL when there is one
+    VEC(SpecTensor) ins[2], outs[2]; // by mode
 };
 
 // Functions of the expression language.
 typedef enum {
-    CALL_FN,  // a scalar function, by axis name
+    CALL_FN, // a scalar function, by axis name
     CALL_SUM,
     CALL_MEAN,
     CALL_MAX,
@@ -132,7 +148,7 @@ typedef struct Func {
     const char *name;
     CallKind kind;
     FnCode fn;
-    u8 least, most;  // arguments
+    u8 least, most; // arguments
     const char *usage;
 } Func;
 extern const Func ssd_funcs[];
@@ -145,10 +161,10 @@ typedef struct Reduction {
 } Reduction;
 Reduction ssd_spec_reduction(const Spec *s, const Expr *call);
 
-int ssd_spec_axis(const Spec *s, const char *name);  // -1 when unknown
+int ssd_spec_axis(const Spec *s, const char *name); // -1 when unknown
 int ssd_spec_symbol(const Spec *s, const char *name);
-int ssd_spec_rotary_axis(const Spec *s, const Expr *call);  // the feature axis it turns; -1: not one
-const char *ssd_spec_axes_text(const Spec *s, u32 axes);    // "b, t, h"
+int ssd_spec_rotary_axis(const Spec *s, const Expr *call); // the feature axis it turns; -1: not one
+const char *ssd_spec_axes_text(const Spec *s, u32 axes);   // "b, t, h"
 // Union of two sets of axes; where both h and g occur, g is spread to h.
 static inline u32 ssd_spec_join(u32 a, u32 b) {
     u32 u = a | b;
@@ -157,7 +173,7 @@ static inline u32 ssd_spec_join(u32 a, u32 b) {
 // "; did you mean 'x'?" or "".
 const char *ssd_spec_meant(Arena *a, const char *s, const char *const *names, int n);
 
-void ssd_spec_check(Spec *s, Diag *d);                   // check.c
-void ssd_spec_listing(Spec *s, Diag *d, bool complete);  // listing.c; complete: there were no errors
+void ssd_spec_check(Spec *s, Diag *d);                  // check.c
+void ssd_spec_listing(Spec *s, Diag *d, bool complete); // listing.c; complete: there were no errors
 
 #endif

@@ -171,8 +171,8 @@ static const char *last_pass_of(const char *target) {
     return ssd_passes[last].name;
 }
 
-static bool is_ref(const char *target) {
-    return strcmp(target, "ref") == 0 || strcmp(target, "ref1") == 0;
+bool ssd_verify_is_ref(const char *target) {
+    return target && (strcmp(target, "ref") == 0 || strcmp(target, "ref1") == 0);
 }
 
 static ssd_compile_options compile_options(const Trial *t, const char *target,
@@ -259,8 +259,8 @@ static ssd_status run_kernel(Trial *t, ssd_context *ctx, const char *target, con
 ssd_status ssd_trial_run(Trial *t, ssd_context *ctx, const char *target, const char *schedule,
                          Text *why) {
     for (int i = 0; i < t->out.n; i++) ssd_host_poison(&t->out.v[i]);
-    return is_ref(target) ? run_tiles(t, target, schedule, why)
-                          : run_kernel(t, ctx, target, schedule, why);
+    return ssd_verify_is_ref(target) ? run_tiles(t, target, schedule, why)
+                                     : run_kernel(t, ctx, target, schedule, why);
 }
 
 // --- Bounds --------------------------------------------------------------------------------------
@@ -379,7 +379,7 @@ static bool verify_schedule(Walk *w, Trial *t, const char *schedule, const char 
 
 static ssd_status verify_mode(Walk *w, const char *mode, Text *why) {
     const VerifyOptions *o = w->o;
-    bool tiles = o->target && is_ref(o->target);
+    bool tiles = ssd_verify_is_ref(o->target);
     TrialOptions to = {o->spec, o->spec_name,      mode, o->absent, o->sizes,
                        o->seed, tiles ? 0.03 : 0.5};
     Trial t;

@@ -13,6 +13,8 @@
 #include "../ir/schedule.h"
 #include "host.h"
 
+bool ssd_verify_is_ref(const char *target); // "ref" or "ref1"; NULL is neither
+
 typedef struct TrialOptions {
     const char *spec;      // YAML text
     const char *spec_name; // for messages; NULL: "<spec>"

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// libyaml events -> tree. The text is scanned once before libyaml sees it, so that what is wrong with its bytes is
-// named by us; the depth, the number of nodes and the size of a scalar are bounded while events arrive.
+// libyaml events -> tree. The text is scanned once before libyaml sees it, so that what is wrong
+// with its bytes is named by us; the depth, the number of nodes and the size of a scalar are
+// bounded while events arrive.
 #include "yaml.h"
 
 #include <yaml.h>
@@ -11,17 +12,22 @@ typedef struct Reader {
     YamlDoc *doc;
     yaml_parser_t parser;
     u32 nodes;
-    bool flow;  // inside { } or [ ]
-    bool stop;  // a limit was passed or the syntax is broken: unwind
+    bool flow; // inside { } or [ ]
+    bool stop; // a limit was passed or the syntax is broken: unwind
 } Reader;
 
-// --- Bytes ------------------------------------------------------------------------------------------
+// --- Bytes --------------------------------------------------------------------------------------
 
 // Length of the UTF-8 sequence at s, 0 when it is not valid.
 static size_t decode(const char *s, size_t n, u32 *out) {
     static const u32 least[] = {0, 0, 0x80, 0x800, 0x10000};
     const u8 *p = (const u8 *)s;
-    size_t len = p[0] < 0x80 ? 1 : p[0] < 0xc2 ? 0 : p[0] < 0xe0 ? 2 : p[0] < 0xf0 ? 3 : p[0] < 0xf5 ? 4 : 0;
+    size_t len = p[0] < 0x80   ? 1
+                 : p[0] < 0xc2 ? 0
+                 : p[0] < 0xe0 ? 2
+                 : p[0] < 0xf0 ? 3
+                 : p[0] < 0xf5 ? 4
+                               : 0;
     if (!len || len > n) return 0;
     u32 c = len == 1 ? p[0] : p[0] & (0x7fu >> len);
     for (size_t i = 1; i < len; i++) {
@@ -33,12 +39,14 @@ static size_t decode(const char *s, size_t n, u32 *out) {
     return len;
 }
 
-// Bytes of the line break at s[i], 0 when there is none: the breaks of YAML 1.1, as libyaml counts lines.
+// Bytes of the line break at s[i], 0 when there is none: the breaks of YAML 1.1, as libyaml counts
+// lines.
 static size_t line_break(const char *s, size_t i, size_t n) {
     if (s[i] == '\n') return 1;
     if (s[i] == '\r') return i + 1 < n && s[i + 1] == '\n' ? 2 : 1;
     if (i + 1 < n && !memcmp(s + i, "\xc2\x85", 2)) return 2;
-    if (i + 2 < n && (!memcmp(s + i, "\xe2\x80\xa8", 3) || !memcmp(s + i, "\xe2\x80\xa9", 3))) return 3;
+    if (i + 2 < n && (!memcmp(s + i, "\xe2\x80\xa8", 3) || !memcmp(s + i, "\xe2\x80\xa9", 3)))
+        return 3;
     return 0;
 }
 
@@ -47,12 +55,16 @@ static const struct {
     size_t n;
     const char *name;
 } foreign_marks[] = {
-    {"\xff\xfe\0\0", 4, "UTF-32 (little-endian)"}, {"\0\0\xfe\xff", 4, "UTF-32 (big-endian)"},
-    {"\xff\xfe", 2, "UTF-16 (little-endian)"},     {"\xfe\xff", 2, "UTF-16 (big-endian)"},
-    {"\x2b\x2f\x76", 3, "UTF-7"},                  {"\x84\x31\x95\x33", 4, "GB 18030"},
+    {"\xff\xfe\0\0", 4, "UTF-32 (little-endian)"},
+    {"\0\0\xfe\xff", 4, "UTF-32 (big-endian)"},
+    {"\xff\xfe", 2, "UTF-16 (little-endian)"},
+    {"\xfe\xff", 2, "UTF-16 (big-endian)"},
+    {"\x2b\x2f\x76", 3, "UTF-7"},
+    {"\x84\x31\x95\x33", 4, "GB 18030"},
 };
 
-// Reports what is wrong with the bytes (the first of its kind on a line) and records where lines start.
+// Reports what is wrong with the bytes (the first of its kind on a line) and records where lines
+// start.
 static bool scan_bytes(Reader *r) {
     YamlDoc *doc = r->doc;
     const char *s = doc->text;
@@ -81,11 +93,13 @@ static bool scan_bytes(Reader *r) {
             break;
         }
         if (c == '\t' && indent && !tab) tab = true, tab_at = at;
-        if ((c < 0x20 && c != '\t') || (c >= 0x7f && c < 0xa0) || c == 0xfeff || c == 0xfffe || c == 0xffff)
+        if ((c < 0x20 && c != '\t') || (c >= 0x7f && c < 0xa0) || c == 0xfeff || c == 0xfffe ||
+            c == 0xffff)
             ssd_diag_add(r->diag, DIAG_ERROR, at, "control character U+%04X", c);
         if (c != ' ' && c != '\t') {
             if (indent && tab)
-                ssd_diag_add(r->diag, DIAG_ERROR, tab_at, "tab in indentation: YAML indents with spaces");
+                ssd_diag_add(r->diag, DIAG_ERROR, tab_at,
+                             "tab in indentation: YAML indents with spaces");
             indent = false;
         }
         i += len, col++;
@@ -95,7 +109,7 @@ static bool scan_bytes(Reader *r) {
     return r->diag->errors == before;
 }
 
-// --- Events -----------------------------------------------------------------------------------------
+// --- Events -------------------------------------------------------------------------------------
 
 static Place place(const Reader *r, yaml_mark_t m) {
     return (Place){r->doc->file, (int)m.line + 1, (int)m.column + 1};
@@ -113,12 +127,14 @@ static bool next(Reader *r, yaml_event_t *ev) {
         return false;
     }
     const char *problem = p->problem ? p->problem : "not YAML";
-    const char *hint = strstr(problem, "',' or '}'") || strstr(problem, "',' or ']'")
-                           ? "; inside { } and [ ] a type or an expression with commas stands in quotes"
-                       : strstr(problem, "mapping values") ? "; is the indentation right, or a quote missing?"
-                                                           : "";
+    const char *hint =
+        strstr(problem, "',' or '}'") || strstr(problem, "',' or ']'")
+            ? "; inside { } and [ ] a type or an expression with commas stands in quotes"
+        : strstr(problem, "mapping values") ? "; is the indentation right, or a quote missing?"
+                                            : "";
     const char *context = p->context ? p->context : "";
-    ERROR_AT(r, place(r, p->problem_mark), "YAML: %s%s%s%s", problem, *context ? " " : "", context, hint);
+    ERROR_AT(r, place(r, p->problem_mark), "YAML: %s%s%s%s", problem, *context ? " " : "", context,
+             hint);
     return false;
 }
 
@@ -129,9 +145,11 @@ static YamlNode *new_node(Reader *r, YamlKind kind, yaml_mark_t at) {
     return n;
 }
 
-static void no_extras(Reader *r, const yaml_event_t *ev, const yaml_char_t *anchor, const yaml_char_t *tag) {
+static void no_extras(Reader *r, const yaml_event_t *ev, const yaml_char_t *anchor,
+                      const yaml_char_t *tag) {
     Place at = place(r, ev->start_mark);
-    if (anchor) ERROR_AT(r, at, "anchor '&%.40s': specs have no anchors and aliases", (const char *)anchor);
+    if (anchor)
+        ERROR_AT(r, at, "anchor '&%.40s': specs have no anchors and aliases", (const char *)anchor);
     if (tag) ERROR_AT(r, at, "tag '%.40s': specs have no tags", (const char *)tag);
 }
 
@@ -139,15 +157,16 @@ static void no_extras(Reader *r, const yaml_event_t *ev, const yaml_char_t *anch
 static void unique_keys(Reader *r, YamlNode *map) {
     u32 cap = 16, kept = 0;
     while (cap < map->n * 2) cap *= 2;
-    u32 *slot = NEWN(r->arena, u32, cap);  // index into pairs + 1
+    u32 *slot = NEWN(r->arena, u32, cap); // index into pairs + 1
     for (u32 i = 0; i < map->n; i++) {
         const YamlNode *k = map->pairs[i].key;
         u32 at = (u32)ssd_hash(k->text, k->len, 0) & (cap - 1);
-        while (slot[at] && strcmp(map->pairs[slot[at] - 1].key->text, k->text)) at = (at + 1) & (cap - 1);
+        while (slot[at] && strcmp(map->pairs[slot[at] - 1].key->text, k->text))
+            at = (at + 1) & (cap - 1);
         if (slot[at]) {
             const YamlNode *first = map->pairs[slot[at] - 1].key;
-            ERROR_AT(r, k->at, "key '%.60s' stands here for the second time (first in line %d)", k->text,
-                     first->at.line);
+            ERROR_AT(r, k->at, "key '%.60s' stands here for the second time (first in line %d)",
+                     k->text, first->at.line);
             continue;
         }
         map->pairs[kept++] = map->pairs[i];
@@ -166,8 +185,10 @@ static void read_map(Reader *r, YamlNode *map, int depth) {
         if (r->stop || !next(r, &ev)) return;
         p.value = read_node(r, &ev, depth + 1);
         if (r->stop) return;
-        if (p.key->kind == YAML_SCALAR) vec_push(r->arena, &pairs, p);
-        else if (p.key->kind != YAML_BAD) ERROR_AT(r, p.key->at, "a key must be plain text");
+        if (p.key->kind == YAML_SCALAR)
+            vec_push(r->arena, &pairs, p);
+        else if (p.key->kind != YAML_BAD)
+            ERROR_AT(r, p.key->at, "a key must be plain text");
     }
     yaml_event_delete(&ev);
     map->pairs = pairs.v;
@@ -197,7 +218,7 @@ static YamlNode *read_scalar(Reader *r, const yaml_event_t *ev) {
         n->kind = YAML_BAD;
         return n;
     }
-    if (memchr(text, 0, len)) {  // "\0" in double quotes
+    if (memchr(text, 0, len)) { // "\0" in double quotes
         ERROR_AT(r, n->at, "NUL character in a text");
         n->kind = YAML_BAD;
         return n;
@@ -232,8 +253,11 @@ static YamlNode *read_node(Reader *r, yaml_event_t *ev, int depth) {
     }
     switch (ev->type) {
     case YAML_ALIAS_EVENT:
-        ERROR_AT(r, n->at, "alias '*%.40s': specs have no anchors and aliases; an expression that begins with '*' "
-                           "is no expression", (const char *)ev->data.alias.anchor);
+        ERROR_AT(
+            r, n->at,
+            "alias '*%.40s': specs have no anchors and aliases; an expression that begins with '*' "
+            "is no expression",
+            (const char *)ev->data.alias.anchor);
         yaml_event_delete(ev);
         break;
     case YAML_SCALAR_EVENT:
@@ -290,29 +314,42 @@ bool ssd_yaml_parse(Arena *a, const char *text, size_t n, const char *file, Diag
     Place top = {file, 1, 1};
     int before = d->errors;
     if (n > YAML_MAX_BYTES) {
-        ssd_diag_add(d, DIAG_ERROR, (Place){file, 0, 0}, "the file has %zu bytes: at most %d are allowed", n,
-                     YAML_MAX_BYTES);
+        ssd_diag_add(d, DIAG_ERROR, (Place){file, 0, 0},
+                     "the file has %zu bytes: at most %d are allowed", n, YAML_MAX_BYTES);
         return false;
     }
     for (size_t i = 0; i < COUNTOF(foreign_marks); i++)
         if (n >= foreign_marks[i].n && !memcmp(text, foreign_marks[i].bytes, foreign_marks[i].n)) {
-            ssd_diag_add(d, DIAG_ERROR, top, "the file is %s: save it as UTF-8", foreign_marks[i].name);
+            ssd_diag_add(d, DIAG_ERROR, top, "the file is %s: save it as UTF-8",
+                         foreign_marks[i].name);
             return false;
         }
     if (n >= 3 && !memcmp(text, "\xef\xbb\xbf", 3)) out->text += 3, out->len -= 3;
 
-    Reader r = {.arena = a, .diag = d, .doc = out};
-    if (!scan_bytes(&r)) return false;
-    if (!yaml_parser_initialize(&r.parser)) {
+    Reader *r = NEW(a, Reader);
+    *r = (Reader){.arena = a, .diag = d, .doc = out};
+    if (!scan_bytes(r)) return false;
+    if (!yaml_parser_initialize(&r->parser)) {
         ssd_diag_add(d, DIAG_ERROR, (Place){file, 0, 0}, "out of memory");
         return false;
     }
-    yaml_parser_set_encoding(&r.parser, YAML_UTF8_ENCODING);
-    yaml_parser_set_input_string(&r.parser, (const unsigned char *)out->text, out->len);
-    read_stream(&r);
-    yaml_parser_delete(&r.parser);
-    if (r.stop) out->root = NULL;
-    else if (!out->root) ssd_diag_add(d, DIAG_ERROR, top, "the file is empty: a spec begins with 'ssdc: 1'");
+    // When the arena gives up half way, libyaml's own memory is released on the way out.
+    jmp_buf oom, *outer = a->oom;
+    if (outer && setjmp(oom)) {
+        yaml_parser_delete(&r->parser);
+        a->oom = outer;
+        longjmp(*outer, 1);
+    }
+    if (outer) a->oom = &oom;
+    yaml_parser_set_encoding(&r->parser, YAML_UTF8_ENCODING);
+    yaml_parser_set_input_string(&r->parser, (const unsigned char *)out->text, out->len);
+    read_stream(r);
+    yaml_parser_delete(&r->parser);
+    a->oom = outer;
+    if (r->stop)
+        out->root = NULL;
+    else if (!out->root)
+        ssd_diag_add(d, DIAG_ERROR, top, "the file is empty: a spec begins with 'ssdc: 1'");
     return d->errors == before;
 }
 
@@ -322,7 +359,7 @@ YamlNode *ssd_yaml_get(const YamlNode *map, const char *key) {
     return NULL;
 }
 
-// --- From a scalar's text back to its source -----------------------------------------------------------
+// --- From a scalar's text back to its source ----------------------------------------------------
 
 static bool blank(char c) { return c == ' ' || c == '\t' || c == '\n' || c == '\r'; }
 
@@ -339,8 +376,9 @@ static void step(YamlCursor *c) {
     c->col++;
 }
 
-// Moves to the source of text[off]: blanks differ between the two, all else comes in the same order. What has
-// been escaped in quotes is not found as itself; the search then ends at the line's end, near enough.
+// Moves to the source of text[off]: blanks differ between the two, all else comes in the same
+// order. What has been escaped in quotes is not found as itself; the search then ends at the line's
+// end, near enough.
 static void settle(YamlCursor *c) {
     if (c->off >= c->node->len || blank(c->node->text[c->off])) return;
     YamlCursor from = *c;

@@ -206,6 +206,7 @@ static TOp *new_copy(Mem *m, Val from, Val like) {
     o->op = TOP_COPY;
     o->a = from;
     o->out = w;
+    m->l->info[w].def = o;  // known: a later scan keeps its tree
     return o;
 }
 

@@ -335,7 +335,8 @@ static void quadratic_rows(Op *o, Ctx *k, Ex u, TBlock *block) {
     ssd_tile_yield(&b, next, o->decay ? 2 : 1);
     ssd_ctx_close(cq);
     if (o->n->arg[4]) {  // the initial state, through all the decay before this block
-        Val s0 = l->p->exs.v[initial_state(o, k)].val, di = 0;
+        Ex init = initial_state(o, k);
+        Val s0 = l->p->exs.v[init].val, di = 0;
         if (o->decay) di = ssd_tile_map(&bq, "ri", SSD_F32, fn(o, FN_ADD, val(o, dq.r), val(o, gap)));
         Val yi = read_state(o, &bq, qi, s0, di);
         y = ssd_tile_map(&bq, "yt", SSD_F32, fn(o, FN_ADD, val(o, y), val(o, yi)));

@@ -1,37 +1,38 @@
 // SPDX-License-Identifier: Apache-2.0
 // exp(u) = exp2(u*log2e), with the multiplication moved to where it is cheapest.
 //
-// Machines have 2^x, not e^x. Done at each exp this costs a multiplication an element of the scores;
-// but exponents are sums and differences of few values, all from one scan over time, so the scan can
-// run over logarithms to base 2:
+// Machines have 2^x, not e^x. Done at each exp this costs a multiplication an element of the
+// scores; but exponents are sums and differences of few values, all from one scan over time, so the
+// scan can run over logarithms to base 2:
 //
 //     ld = map {dl*a}                            ld = map {dl*(a*log2e)}
 //     cj = scan sum j ld          ->             cj = scan sum j ld
 //     M  = map {S*exp(ci - cj)}                  M  = map {S*exp2(ci - cj)}
 //
-// A value is scaled (kept as log2e times what it was) when every use of it is scaled in turn: it stands
-// linearly in the argument of an exp, or in the definition of a scaled value. That is a greatest
-// fixpoint: all maps, scans, renamings, slices and carries start as scaled, and a use elsewhere (stored,
-// multiplied by another scaled value, compared) strikes one out. What is not scaled is multiplied in
-// place.
-// Needs: T0. Keeps: what every kernel stores, up to rounding. After it no FN_EXP is left.
+// A value is scaled (kept as log2e times what it was) when every use of it is scaled in turn: it
+// stands linearly in the argument of an exp, or in the definition of a scaled value. That is a
+// greatest fixpoint: all maps, scans, renamings, slices and carries start as scaled, and a use
+// elsewhere (stored, multiplied by another scaled value, compared) strikes one out. What is not
+// scaled is multiplied in place. Needs: T0. Keeps: what every kernel stores, up to rounding. After
+// it no FN_EXP is left.
 #include "pass.h"
 
 static const double LOG2E = 1.4426950408889634;
 
 typedef struct Exp2 {
     Prog *p;
-    bool *scaled;     // by value
-    bool *wanted;     // by value: reaches an exp
-    bool *zero;       // by value: a tile of zeros, which scaling leaves alone
+    bool *scaled; // by value
+    bool *wanted; // by value: reaches an exp
+    bool *zero;   // by value: a tile of zeros, which scaling leaves alone
     bool struck, grew, changed;
-    TBlock *copies_in;  // the block that `copy` belongs to
-    Val *copy;          // by value: a scaled copy made in this block
+    TBlock *copies_in; // the block that `copy` belongs to
+    Val *copy;         // by value: a scaled copy made in this block
 } Exp2;
 
 static const Expr *at(const Exp2 *x, Ex e) { return &x->p->exs.v[e]; }
 
-// --- Which part of an expression takes the factor ----------------------------------------------------
+// --- Which part of an expression takes the factor
+// ----------------------------------------------------
 typedef enum { OPAQUE, EVERY, BRANCHES, FIRST, SECOND } Linear;
 
 static bool is_sum(const Expr *e) {
@@ -39,8 +40,9 @@ static bool is_sum(const Expr *e) {
                                                       e->fn == FN_NEG || e->fn == FN_WHERE));
 }
 
-// How log2e*f(a, b, c) follows from scaled operands: all of them, the branches of a where, the first or
-// second factor (the one with fewer axes, so that the product is formed less often), or not at all.
+// How log2e*f(a, b, c) follows from scaled operands: all of them, the branches of a where, the
+// first or second factor (the one with fewer axes, so that the product is formed less often), or
+// not at all.
 static Linear linear(const Exp2 *x, Ex e) {
     const Expr *n = at(x, e);
     if (n->kind != EX_FN || n->dtype != SSD_F32) return OPAQUE;
@@ -50,7 +52,7 @@ static Linear linear(const Exp2 *x, Ex e) {
     case FN_ABS:
     case FN_RELU:
     case FN_MIN:
-    case FN_MAX: return EVERY;  // log2e > 0
+    case FN_MAX: return EVERY; // log2e > 0
     case FN_NEG: {
         const Expr *a = at(x, n->arg[0]);
         return a->kind == EX_FN && linear(x, n->arg[0]) == OPAQUE ? OPAQUE : EVERY;
@@ -70,11 +72,13 @@ static Linear linear(const Exp2 *x, Ex e) {
     }
 }
 static bool takes(Linear how, int i) {
-    return how == EVERY || (how == BRANCHES && i > 0) || (how == FIRST && i == 0) || (how == SECOND && i == 1);
+    return how == EVERY || (how == BRANCHES && i > 0) || (how == FIRST && i == 0) ||
+           (how == SECOND && i == 1);
 }
 
-// --- The fixpoint ------------------------------------------------------------------------------------
-// A use of v where a scaled value is wanted or not. `need`: collecting what exps need, else striking.
+// --- The fixpoint
+// ------------------------------------------------------------------------------------ A use of v
+// where a scaled value is wanted or not. `need`: collecting what exps need, else striking.
 static void use(Exp2 *x, Val v, bool scaled, bool need) {
     if (!need && !scaled && x->scaled[v]) {
         x->scaled[v] = false;
@@ -133,20 +137,29 @@ static void candidate(Exp2 *x, Val v) { x->scaled[v] = x->p->vals.v[v].dtype == 
 static void candidates(Exp2 *x, const TBlock *b) {
     for (const TOp *o = b->first; o; o = o->next) {
         const Expr *e = at(x, o->e);
-        if (o->op == TOP_FILL && e->kind == EX_NUM && e->num == 0) x->zero[o->out] = true;
-        else if (o->op == TOP_MAP || o->op == TOP_FILL || moves(o)) candidate(x, o->out);
+        if (o->op == TOP_FILL && e->kind == EX_NUM && e->num == 0)
+            x->zero[o->out] = true;
+        else if (o->op == TOP_MAP || o->op == TOP_FILL || moves(o))
+            candidate(x, o->out);
         if (o->op == TOP_FOR || o->op == TOP_EACH)
             for (int i = 0; i < o->ncarry; i++) candidate(x, o->carry[i]);
         candidates(x, &o->body);
     }
 }
 
-// --- Rewriting ---------------------------------------------------------------------------------------
+// --- Rewriting
+// ---------------------------------------------------------------------------------------
 static Ex rewrite(Exp2 *x, Ex e, bool scaled) {
     if (!e) return 0;
     Prog *p = x->p;
     Expr n = *at(x, e);
     Linear how = scaled ? linear(x, e) : OPAQUE;
+    if (how == FIRST || how == SECOND) { // 2*v with v not scaled: 2*log2e is a number too
+        int k = how == SECOND;
+        const Expr *v = at(x, n.arg[k]), *c = at(x, n.arg[!k]);
+        if (c->kind == EX_NUM && v->kind == EX_VAL && !x->scaled[v->val] && !x->zero[v->val])
+            how = k ? FIRST : SECOND;
+    }
     if (n.kind == EX_FN) {
         Ex a[3] = {0};
         FnCode f = n.fn == FN_EXP ? FN_EXP2 : (FnCode)n.fn;
@@ -188,8 +201,10 @@ static Val scaled_copy(Exp2 *x, TBlock *b, TOp **before, TOp *o, Val v) {
     memcpy(p->vals.v[w].ax, p->vals.v[v].ax, sizeof p->vals.v[v].ax);
     scaled[w] = true;
     one.first->next = o;
-    if (*before) (*before)->next = one.first;
-    else b->first = one.first;
+    if (*before)
+        (*before)->next = one.first;
+    else
+        b->first = one.first;
     *before = one.first;
     return copy[v] = w;
 }

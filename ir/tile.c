@@ -4,7 +4,8 @@
 
 #include <math.h>
 
-// --- Programs ----------------------------------------------------------------------------------------
+// --- Programs
+// ----------------------------------------------------------------------------------------
 Prog *ssd_prog_new(Arena *a, const char *name) {
     Prog *p = NEW(a, Prog);
     p->arena = a;
@@ -81,7 +82,8 @@ Val ssd_prog_grid(Prog *p, TKernel *k, const char *name, Ex size) {
     return v;
 }
 
-// --- Expressions: one table of distinct nodes --------------------------------------------------------
+// --- Expressions: one table of distinct nodes
+// --------------------------------------------------------
 static u64 ex_hash(const Expr *e) {
     u32 key[10] = {e->kind | (u32)e->fn << 8 | (u32)e->dtype << 16 | (u32)e->nidx << 24,
                    e->axis | (u32)e->tensor << 16,
@@ -139,8 +141,7 @@ static u8 scalar_type(u8 dt) {
     return dt == SSD_IDX || dt == SSD_I32 ? SSD_IDX : dt == SSD_BOOL ? SSD_BOOL : SSD_F32;
 }
 Ex ssd_ex_val(Prog *p, Val v) {
-    return ex_intern(
-        p, (Expr){.kind = EX_VAL, .dtype = scalar_type(p->vals.v[v].dtype), .val = v});
+    return ex_intern(p, (Expr){.kind = EX_VAL, .dtype = scalar_type(p->vals.v[v].dtype), .val = v});
 }
 Ex ssd_ex_axis(Prog *p, u8 axis) {
     return ex_intern(p, (Expr){.kind = EX_AXIS, .dtype = SSD_IDX, .axis = axis});
@@ -154,7 +155,8 @@ Ex ssd_ex_load(Prog *p, u16 tensor, const Ex *idx, int nidx) {
     return ex_intern(p, e);
 }
 
-// --- Folding -----------------------------------------------------------------------------------------
+// --- Folding
+// -----------------------------------------------------------------------------------------
 static const Expr *at(const Prog *p, Ex e) { return &p->exs.v[e]; }
 static bool is_num(const Prog *p, Ex e) { return at(p, e)->kind == EX_NUM; }
 static bool is(const Prog *p, Ex e, double v) { return is_num(p, e) && at(p, e)->num == v; }
@@ -223,8 +225,8 @@ static Ex fold(Prog *p, FnCode f, Ex a, Ex b, Ex c) {
     for (int i = 0; i < n; i++) all &= is_num(p, x[i]);
     bool by_zero = (f == FN_FDIV || f == FN_CDIV || f == FN_MOD || f == FN_DIV) && is(p, b, 0);
     if (all && f != FN_WHERE && !by_zero) {
-        double v = ssd_fn_eval(f, at(p, a)->num, n > 1 ? at(p, b)->num : 0,
-                               n > 2 ? at(p, c)->num : 0);
+        double v =
+            ssd_fn_eval(f, at(p, a)->num, n > 1 ? at(p, b)->num : 0, n > 2 ? at(p, c)->num : 0);
         return ex_const(p, v, type);
     }
     switch (f) {
@@ -258,8 +260,8 @@ Ex ssd_ex_fn(Prog *p, FnCode f, Ex a, Ex b, Ex c) {
     Ex simple = fold(p, f, x[0], x[1], x[2]);
     if (simple) return simple;
     u8 type = ssd_fns[f].kind == 'C' ? SSD_BOOL : fn_type(p, f, x);
-    return ex_intern(
-        p, (Expr){.kind = EX_FN, .fn = (u8)f, .dtype = type, .arg = {x[0], x[1], x[2]}});
+    return ex_intern(p,
+                     (Expr){.kind = EX_FN, .fn = (u8)f, .dtype = type, .arg = {x[0], x[1], x[2]}});
 }
 
 static void add_axis(u8 *out, int *n, u8 axis) {
@@ -272,8 +274,7 @@ static void ex_axes(const Prog *p, Ex e, u8 *out, int *n) {
     const Expr *x = at(p, e);
     if (x->kind == EX_AXIS) add_axis(out, n, (u8)x->axis);
     if (x->kind == EX_VAL)
-        for (int i = 0; i < p->vals.v[x->val].naxes; i++)
-            add_axis(out, n, p->vals.v[x->val].ax[i]);
+        for (int i = 0; i < p->vals.v[x->val].naxes; i++) add_axis(out, n, p->vals.v[x->val].ax[i]);
     for (int i = 0; i < x->nidx; i++) ex_axes(p, x->idx[i], out, n);
     if (x->kind == EX_FN)
         for (int i = 0; i < ssd_fns[x->fn].arity; i++) ex_axes(p, x->arg[i], out, n);
@@ -289,8 +290,7 @@ Ex ssd_ex_rewrite(Prog *p, Ex e, ExRewrite *f, void *ctx) {
     Expr x = *at(p, e);
     if (x.kind == EX_FN) {
         Ex arg[3] = {0};
-        for (int i = 0; i < ssd_fns[x.fn].arity; i++)
-            arg[i] = ssd_ex_rewrite(p, x.arg[i], f, ctx);
+        for (int i = 0; i < ssd_fns[x.fn].arity; i++) arg[i] = ssd_ex_rewrite(p, x.arg[i], f, ctx);
         if (memcmp(arg, x.arg, sizeof arg)) e = ssd_ex_fn(p, x.fn, arg[0], arg[1], arg[2]);
     } else if (x.kind == EX_LOAD) {
         Ex idx[8];
@@ -322,8 +322,8 @@ static i64 lay_stride(const Lay *l, u8 x) {
         if (l->ax[i] == x) return l->stride[i];
     return -1;
 }
-// A slice, part, split, join or renaming whose result lies where its operand's elements are: nothing is
-// copied. A dynamic `at` keeps the operand's static offset.
+// A slice, part, split, join or renaming whose result lies where its operand's elements are:
+// nothing is copied. A dynamic `at` keeps the operand's static offset.
 bool ssd_tile_is_view(const Prog *p, const TOp *op) {
     if (op->op != TOP_AT && op->op != TOP_RENAME && op->op != TOP_SPLIT && op->op != TOP_JOIN &&
         op->op != TOP_SLICE)
@@ -362,12 +362,15 @@ bool ssd_tile_is_view(const Prog *p, const TOp *op) {
     return v->lay.offset == offset;
 }
 
-// --- Ops -----------------------------------------------------------------------------------------------
+// --- Ops
+// -----------------------------------------------------------------------------------------------
 TOp *ssd_tile_op(TB *b, TOpCode op) {
     TOp *o = NEW(b->p->arena, TOp);
     o->op = (u8)op;
-    if (b->at->last) b->at->last->next = o;
-    else b->at->first = o;
+    if (b->at->last)
+        b->at->last->next = o;
+    else
+        b->at->first = o;
     return b->at->last = o;
 }
 
@@ -510,7 +513,8 @@ Val ssd_tile_rename(TB *b, const char *name, Val v, u8 from, u8 to) {
     return def(b, o, name, dtype_of(b, v), &s);
 }
 
-// y has the axis too, or lacks it (one more slice), or brings the rest of `to` on an axis z of its own.
+// y has the axis too, or lacks it (one more slice), or brings the rest of `to` on an axis z of its
+// own.
 Val ssd_tile_cat(TB *b, const char *name, Val x, Val y, u8 axis, u8 to) {
     TOp *o = unary(b, TOP_CAT, x, axis, to, 0);
     o->b = y;

@@ -203,6 +203,7 @@ bool ssd_tile_is_view(const Prog *p, const TOp *op);
 void ssd_tile_print(const Prog *p, Text *out);
 void ssd_ex_print(const Prog *p, Ex e, Text *out);
 void ssd_tile_op_print(const Prog *p, const TOp *op, Text *out);  // one op, without its body, no newline
+const char *ssd_tile_val_name(const Prog *p, Val v);              // as the text calls it
 Prog *ssd_tile_parse(Arena *a, const char *text, size_t n, const char *file, Diag *d);
 // What every pass and emitter may assume; false with a message in *why. check also says where.
 bool ssd_tile_verify(const Prog *p, Text *why);

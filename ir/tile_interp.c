@@ -1,44 +1,44 @@
 // SPDX-License-Identifier: Apache-2.0
 // Runs tile programs in double: what T0 and T1 mean, without any target.
 //
-// A kernel is first compiled: every op becomes a Step and every expression a Code, a postfix program
-// over rows. A row is the last axis of the op's index box; the other axes are walked outside, so the
-// inner loops are plain loops over doubles.
+// A kernel is first compiled: every op becomes a Step and every expression a Code, a postfix
+// program over rows. A row is the last axis of the op's index box; the other axes are walked
+// outside, so the inner loops are plain loops over doubles.
 //
-// Each value has a dense array here. A value that lies in a buffer (T1) is scattered to its cells when
-// it is defined and gathered back at each use. A cell knows which definition wrote it last, so reading
-// a value whose storage was overwritten is an error at the reading op, as is an op that overwrites an
-// operand it is still reading.
+// Each value has a dense array here. A value that lies in a buffer (T1) is scattered to its cells
+// when it is defined and gathered back at each use. A cell knows which definition wrote it last, so
+// reading a value whose storage was overwritten is an error at the reading op, as is an op that
+// overwrites an operand it is still reading.
 #include "tile.h"
 
 #include <math.h>
 #include <setjmp.h>
 
 typedef struct Slot {
-    double *d;        // dense, row-major in the order of TVal.ax
+    double *d; // dense, row-major in the order of TVal.ax
     i64 n;
-    i64 stride[6];    // by position in TVal.ax
-    u32 version;      // of the definition that filled it; views share their base's
-    Val writer;       // the value that was written: itself, or what it is a view of
-    i64 base;         // elements from the buffer's start (lay.offset, plus what a dynamic `at` adds)
+    i64 stride[6]; // by position in TVal.ax
+    u32 version;   // of the definition that filled it; views share their base's
+    Val writer;    // the value that was written: itself, or what it is a view of
+    i64 base;      // elements from the buffer's start (lay.offset, plus what a dynamic `at` adds)
     // buffers
     double *cell;
     u64 *tag;         // writer << 32 | version, 0: not written since the buffer was made
     u32 *mark, stamp; // scratch: cells one operand covers
     i64 cells;
-    int grain;        // bytes a cell: the smallest element kept in the buffer
+    int grain; // bytes a cell: the smallest element kept in the buffer
 } Slot;
 
 typedef enum { I_NUM, I_VAL, I_AXIS, I_LOAD, I_FN } InsKind;
 typedef struct Ins {
-    u8 kind, fn, n;   // n: operands taken from the stack
+    u8 kind, fn, n; // n: operands taken from the stack
     u16 tensor;
-    int dim;          // I_AXIS: position in the box
+    int dim; // I_AXIS: position in the box
     Val val;
-    i64 stride[8];    // I_VAL: by position in the box
+    i64 stride[8]; // I_VAL: by position in the box
     double num;
 } Ins;
-typedef struct Row {  // s: 1 a value a lane, 0 one for all
+typedef struct Row { // s: 1 a value a lane, 0 one for all
     const double *p;
     i64 s;
 } Row;
@@ -47,7 +47,7 @@ typedef struct Code {
     int n, nbox;
     i64 size[8];
     i64 lanes, rows;
-    double *scratch;  // lanes doubles for each stack place
+    double *scratch; // lanes doubles for each stack place
     Row *stack;
     Val *uses;
     int nuses;
@@ -55,6 +55,7 @@ typedef struct Code {
 typedef struct Step {
     const TOp *op;
     Code *e, *e2, *when, *lo, *hi, *idx[8], **init;
+    double **carried; // for, yield: room for the carries' next values
     u8 box[8];
     int nbox;
     struct Step *body, *next;
@@ -89,6 +90,7 @@ static void fail(Machine *m, const char *fmt, ...) {
     longjmp(m->out, 1);
 }
 
+static const char *name(const Machine *m, Val v) { return ssd_tile_val_name(m->p, v); }
 static const TVal *tv(const Machine *m, Val v) { return &m->p->vals.v[v]; }
 static i64 axis_size(const Machine *m, u8 x) { return m->p->axes.v[x].size; }
 static i64 stride_of(const Machine *m, Val v, u8 x) {
@@ -97,7 +99,8 @@ static i64 stride_of(const Machine *m, Val v, u8 x) {
     return 0;
 }
 
-// --- Walks: an index box with the offsets of up to three arrays ----------------------------------------
+// --- Walks: an index box with the offsets of up to three arrays
+// ----------------------------------------
 typedef struct Walk {
     int n;
     i64 size[8], pos[8], off[3], st[3][8];
@@ -122,8 +125,9 @@ static void move(double *to, const double *from, Walk w) {
     while (walk_next(&w));
 }
 
-// --- Rounding ------------------------------------------------------------------------------------------
-// To a float of `bits` significant bits, least exponent emin (of 1.0 x 2^emin) and greatest value max.
+// --- Rounding
+// ------------------------------------------------------------------------------------------ To a
+// float of `bits` significant bits, least exponent emin (of 1.0 x 2^emin) and greatest value max.
 static double round_bits(double x, int bits, int emin, double max) {
     if (x == 0 || !isfinite(x)) return x;
     int e = ilogb(x);
@@ -139,7 +143,8 @@ static double round_to(double x, u8 dtype) {
     }
 }
 
-// --- Buffers (T1) --------------------------------------------------------------------------------------
+// --- Buffers (T1)
+// --------------------------------------------------------------------------------------
 static Walk cells_of(const Machine *m, Val v, i64 *out_per) {
     const TVal *t = tv(m, v);
     const Slot *s = &m->slot[v], *b = &m->slot[t->lay.buf];
@@ -158,8 +163,7 @@ static bool in_buffer(const Machine *m, Val v) { return v && tv(m, v)->lay.buf; 
 static void in_range(Machine *m, Val v, i64 cell, i64 per) {
     const Slot *b = &m->slot[tv(m, v)->lay.buf];
     if (cell < 0 || cell + per > b->cells)
-        fail(m, "`%s` reaches outside its buffer `%s`", tv(m, v)->name,
-             tv(m, tv(m, v)->lay.buf)->name);
+        fail(m, "`%s` reaches outside its buffer `%s`", name(m, v), name(m, tv(m, v)->lay.buf));
 }
 
 // Brings a value's elements from its buffer into its dense array.
@@ -174,9 +178,9 @@ static void fetch(Machine *m, Val v) {
         for (i64 k = 0; k < per; k++) {
             u64 tag = b->tag[w.off[0] + k];
             if (tag == want) continue;
-            const char *by = tag ? tv(m, (Val)(tag >> 32))->name : NULL;
-            if (by) fail(m, "`%s` was overwritten by `%s`", tv(m, v)->name, by);
-            fail(m, "`%s` is read where it was not written", tv(m, v)->name);
+            const char *by = tag ? name(m, (Val)(tag >> 32)) : NULL;
+            if (by) fail(m, "`%s` was overwritten by `%s`", name(m, v), by);
+            fail(m, "`%s` is read where it was not written", name(m, v));
         }
         s->d[w.off[1]] = b->cell[w.off[0]];
     } while (walk_next(&w));
@@ -220,8 +224,8 @@ static bool overlap(Machine *m, Val a, Val b) {
     return false;
 }
 
-// Rounds a value just computed and writes it to its buffer. `reads` are the operands: writing over one
-// is an error, unless it lies in exactly the same place and its bit in `may` is set.
+// Rounds a value just computed and writes it to its buffer. `reads` are the operands: writing over
+// one is an error, unless it lies in exactly the same place and its bit in `may` is set.
 static void commit(Machine *m, Val v, const Val *reads, int nreads, u64 may) {
     const TVal *t = tv(m, v);
     Slot *s = &m->slot[v];
@@ -235,7 +239,7 @@ static void commit(Machine *m, Val v, const Val *reads, int nreads, u64 may) {
         if (!in_buffer(m, reads[r]) || tv(m, reads[r])->lay.buf != t->lay.buf) continue;
         if ((may >> r & 1) && same_place(m, v, reads[r])) continue;
         if (overlap(m, v, reads[r]))
-            fail(m, "`%s` overwrites its operand `%s`", t->name, tv(m, reads[r])->name);
+            fail(m, "`%s` overwrites its operand `%s`", name(m, v), name(m, reads[r]));
     }
     Slot *b = &m->slot[t->lay.buf];
     u64 tag = (u64)v << 32 | s->version;
@@ -248,7 +252,8 @@ static void commit(Machine *m, Val v, const Val *reads, int nreads, u64 may) {
     } while (walk_next(&w));
 }
 
-// --- Expressions to postfix ----------------------------------------------------------------------------
+// --- Expressions to postfix
+// ----------------------------------------------------------------------------
 typedef struct Compiler {
     Machine *m;
     VEC(Ins) ins;
@@ -303,11 +308,13 @@ static Code *code(Machine *m, Ex e, const u8 *box, int nbox) {
     k->lanes = k->rows = 1;
     for (int i = 0; i < nbox; i++) {
         k->size[i] = axis_size(m, box[i]);
-        if (i < nbox - 1) k->rows *= k->size[i];
-        else k->lanes = k->size[i];
+        if (i < nbox - 1)
+            k->rows *= k->size[i];
+        else
+            k->lanes = k->size[i];
     }
     k->stack = NEWN(m->a, Row, c.deepest);
-    k->scratch = NEWN(m->a, double, c.deepest *k->lanes);
+    k->scratch = NEWN(m->a, double, c.deepest * k->lanes);
     return k;
 }
 
@@ -353,7 +360,7 @@ static Row eval(Machine *m, Code *c, const i64 *pos) {
         top -= in->n;
         double *out = c->scratch + top * c->lanes;
         Row r = {out, 0}, *arg = c->stack + top;
-        double one[8];  // operands that are one for all lanes leave `out`, which may be theirs
+        double one[8]; // operands that are one for all lanes leave `out`, which may be theirs
         for (int k = 0; k < in->n; k++)
             if (!arg[k].s) one[k] = *arg[k].p, arg[k].p = &one[k];
         switch ((InsKind)in->kind) {
@@ -419,7 +426,8 @@ static bool next_row(const i64 *size, int nbox, i64 *pos) {
     return false;
 }
 
-// --- Ops -----------------------------------------------------------------------------------------------
+// --- Ops
+// -----------------------------------------------------------------------------------------------
 static double *dense(Machine *m, Val v) { return m->slot[v].d; }
 
 static void access(Machine *m, Step *s) {
@@ -441,8 +449,10 @@ static void access(Machine *m, Step *s) {
         for (i64 l = 0; l < lanes; l++) {
             i64 k = element(t, idx, l);
             bool yes = k >= 0 && (!s->when || on.p[l * on.s] != 0);
-            if (load) *out++ = yes ? t->v[k] : 0;
-            else if (yes) t->v[k] = m->run->round ? round_to(e.p[l * e.s], dtype) : e.p[l * e.s];
+            if (load)
+                *out++ = yes ? t->v[k] : 0;
+            else if (yes)
+                t->v[k] = m->run->round ? round_to(e.p[l * e.s], dtype) : e.p[l * e.s];
         }
     } while (next_row(size, s->nbox, pos));
     if (load) commit(m, o->out, NULL, 0, 0);
@@ -490,7 +500,7 @@ static void triangle(Machine *m, const TOp *o) {
     const double *a = dense(m, o->a);
     do
         if (w.pos[row] < w.pos[col] && a[w.off[0]] != 0)
-            fail(m, "`%s` is not zero above its diagonal", t->name);
+            fail(m, "`%s` is not zero above its diagonal", name(m, o->a));
     while (walk_next(&w));
 }
 
@@ -505,9 +515,12 @@ static void mma(Machine *m, const TOp *o) {
     i64 lanes = 1, la = 0, lb = 0, lc = 0;
     for (int i = 0; i < t->naxes; i++) {
         u8 x = t->ax[i];
-        i64 sa = stride_of(m, o->a, x), sb = stride_of(m, o->b, x), sc = o->c ? stride_of(m, o->c, x) : 0;
-        if (i < t->naxes - 1) walk_add(&rows, axis_size(m, x), sa, sb, sc);
-        else lanes = axis_size(m, x), la = sa, lb = sb, lc = sc;
+        i64 sa = stride_of(m, o->a, x), sb = stride_of(m, o->b, x),
+            sc = o->c ? stride_of(m, o->c, x) : 0;
+        if (i < t->naxes - 1)
+            walk_add(&rows, axis_size(m, x), sa, sb, sc);
+        else
+            lanes = axis_size(m, x), la = sa, lb = sb, lc = sc;
     }
     for (int i = 0; i < tv(m, o->a)->naxes; i++) {
         u8 x = tv(m, o->a)->ax[i];
@@ -517,7 +530,7 @@ static void mma(Machine *m, const TOp *o) {
     do {
         for (i64 l = 0; l < lanes; l++) out[l] = c ? c[rows.off[2] + l * lc] : 0;
         const double *ra = a + rows.off[0], *rb = b + rows.off[1];
-        if (inner.n == 1 && la + lb != 1) {  // the lane axis is not contiguous: dot products
+        if (inner.n == 1 && la + lb != 1) { // the lane axis is not contiguous: dot products
             i64 ka = inner.st[0][0], kb = inner.st[1][0];
             for (i64 l = 0; l < lanes; l++)
                 for (i64 k = 0; k < inner.size[0]; k++)
@@ -541,7 +554,8 @@ static Walk beside(const Machine *m, const TOp *o, u8 x, u8 y) {
     const TVal *t = tv(m, o->out);
     for (int i = 0; i < t->naxes; i++)
         if (t->ax[i] != x && t->ax[i] != y)
-            walk_add(&w, axis_size(m, t->ax[i]), m->slot[o->out].stride[i], stride_of(m, o->a, t->ax[i]), 0);
+            walk_add(&w, axis_size(m, t->ax[i]), m->slot[o->out].stride[i],
+                     stride_of(m, o->a, t->ax[i]), 0);
     return w;
 }
 
@@ -583,7 +597,8 @@ static void swap(Machine *m, const TOp *o) {
 
 // (I + a)^-1 by forward substitution, a row at a time.
 static void inv(Machine *m, const TOp *o) {
-    i64 n = axis_size(m, o->ax[0]), ai = stride_of(m, o->a, o->ax[0]), aj = stride_of(m, o->a, o->ax[1]);
+    i64 n = axis_size(m, o->ax[0]), ai = stride_of(m, o->a, o->ax[0]),
+        aj = stride_of(m, o->a, o->ax[1]);
     i64 oi = stride_of(m, o->out, o->ax[0]), oj = stride_of(m, o->out, o->ax[1]);
     fetch(m, o->a);
     Walk w = beside(m, o, o->ax[0], o->ax[1]);
@@ -593,7 +608,7 @@ static void inv(Machine *m, const TOp *o) {
         for (i64 i = 0; i < n; i++)
             for (i64 j = 0; j < n; j++) {
                 if (j >= i && a[i * ai + j * aj] != 0)
-                    fail(m, "`%s` is not strictly lower", tv(m, o->a)->name);
+                    fail(m, "`%s` is not strictly lower", name(m, o->a));
                 double v = i == j;
                 for (i64 k = j; k < i; k++) v -= a[i * ai + k * aj] * out[k * oi + j * oj];
                 out[i * oi + j * oj] = v;
@@ -611,7 +626,8 @@ static void put(Machine *m, Step *s) {
     Walk w = {.off = {off}};
     const TVal *t = tv(m, o->b);
     for (int i = 0; i < t->naxes; i++)
-        walk_add(&w, axis_size(m, t->ax[i]), stride_of(m, o->out, t->ax[i]), m->slot[o->b].stride[i], 0);
+        walk_add(&w, axis_size(m, t->ax[i]), stride_of(m, o->out, t->ax[i]),
+                 m->slot[o->b].stride[i], 0);
     move(dense(m, o->out), dense(m, o->b), w);
     commit(m, o->out, (Val[]){o->a, o->b}, 2, o->a != o->b);
 }
@@ -692,7 +708,8 @@ static void pick(Machine *m, Step *s) {
         Row r = eval(m, s->e, pos);
         for (i64 l = 0; l < lanes; l++) {
             double i = r.p[l * r.s];
-            if (!(i >= 0 && i < (double)axis_size(m, o->ax[0]))) fail(m, "index %g is out of range", i);
+            if (!(i >= 0 && i < (double)axis_size(m, o->ax[0])))
+                fail(m, "index %g is out of range", i);
             i64 off = (i64)i * sx;
             for (int d = 0; d < s->nbox; d++)
                 off += (d < s->nbox - 1 ? pos[d] : l) * stride_of(m, o->a, s->box[d]);
@@ -717,37 +734,34 @@ static void make_buffer(Machine *m, const TOp *o) {
 static void block(Machine *m, Step *s, const TOp *loop);
 
 // Carries take their next values all at once: none may be overwritten before it is read.
-static void carry_all(Machine *m, const TOp *loop, const TOp *from, Code **init) {
+static void carry_all(Machine *m, const TOp *loop, Step *from) {
     Val reads[256];
     for (int i = 0; i < loop->ncarry; i++) {
-        const Expr *x = &m->p->exs.v[from->init[i]];
+        const Expr *x = &m->p->exs.v[from->op->init[i]];
         reads[i] = x->kind == EX_VAL ? x->val : 0;
-        fetch_uses(m, init[i]);
+        fetch_uses(m, from->init[i]);
     }
-    double **next = NEWN(m->a, double *, loop->ncarry + 1);
-    Arena keep = {0};
-    keep.oom = m->a->oom;
     for (int i = 0; i < loop->ncarry; i++) {
-        i64 n = m->slot[loop->carry[i]].n, pos[8] = {0};
-        double *out = next[i] = NEWN(&keep, double, n);
+        Code *c = from->init[i];
+        i64 pos[8] = {0};
+        double *out = from->carried[i];
         do {
-            Row r = eval(m, init[i], pos);
-            for (i64 l = 0; l < init[i]->lanes; l++) *out++ = r.p[l * r.s];
-        } while (next_row(init[i]->size, init[i]->nbox, pos));
+            Row r = eval(m, c, pos);
+            for (i64 l = 0; l < c->lanes; l++) *out++ = r.p[l * r.s];
+        } while (next_row(c->size, c->nbox, pos));
     }
     for (int i = 0; i < loop->ncarry; i++) {
         Slot *s = &m->slot[loop->carry[i]];
-        memcpy(s->d, next[i], (size_t)s->n * sizeof(double));
+        memcpy(s->d, from->carried[i], (size_t)s->n * sizeof(double));
         s->base = tv(m, loop->carry[i])->lay.offset;
         commit(m, loop->carry[i], reads + i, loop->ncarry - i, 1);
     }
-    ssd_arena_free(&keep);
 }
 
 static void run_loop(Machine *m, Step *s) {
     const TOp *o = s->op;
     i64 lo = (i64)scalar(m, s->lo), hi = (i64)scalar(m, s->hi);
-    carry_all(m, o, o, s->init);
+    carry_all(m, o, s);
     for (i64 k = lo; k < hi; k++) {
         m->slot[o->var].d[0] = (double)(o->flags & TF_REV ? hi - 1 - (k - lo) : k);
         block(m, s->body, o);
@@ -778,7 +792,7 @@ static void block(Machine *m, Step *s, const TOp *loop) {
         case TOP_PICK: pick(m, s); break;
         case TOP_FOR:
         case TOP_EACH: run_loop(m, s); break;
-        case TOP_YIELD: carry_all(m, loop, o, s->init); break;
+        case TOP_YIELD: carry_all(m, loop, s); break;
         case TOP_IF:
             if (scalar(m, s->e) != 0) block(m, s->body, NULL);
             break;
@@ -789,7 +803,8 @@ static void block(Machine *m, Step *s, const TOp *loop) {
     }
 }
 
-// --- Compilation of blocks -----------------------------------------------------------------------------
+// --- Compilation of blocks
+// -----------------------------------------------------------------------------
 static void box_of(Machine *m, Step *s) {
     const TOp *o = s->op;
     if (o->op == TOP_STORE) {
@@ -822,10 +837,14 @@ static Step *compile_block(Machine *m, const TBlock *b, const TOp *loop) {
         s->hi = code(m, o->hi, NULL, 0);
         for (int i = 0; i < o->nidx; i++) s->idx[i] = code(m, o->idx[i], s->box, s->nbox);
         const TOp *carrier = o->op == TOP_YIELD ? loop : o;
-        if (o->ncarry) s->init = NEWN(m->a, Code *, o->ncarry);
+        if (o->ncarry) {
+            s->init = NEWN(m->a, Code *, o->ncarry);
+            s->carried = NEWN(m->a, double *, o->ncarry);
+        }
         for (int i = 0; i < o->ncarry; i++) {
             const TVal *t = tv(m, carrier->carry[i]);
             s->init[i] = code(m, o->init[i], t->ax, t->naxes);
+            s->carried[i] = NEWN(m->a, double, m->slot[carrier->carry[i]].n);
         }
         s->body = compile_block(m, &o->body, o);
     }

@@ -1,26 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0
-// Text to tile programs: reads what tile_print.c writes, and what a person would write by hand, where
-// types may be left out, `;` joins short ops on one line, and `# ..` is a comment (`#b` is a symbol).
-// Blocks are indented. The first error ends the parse; the program returned has passed the verifier.
+// Text to tile programs: reads what tile_print.c writes, and what a person would write by hand,
+// where types may be left out, `;` joins short ops on one line, and `# ..` is a comment (`#b` is a
+// symbol). Blocks are indented. The first error ends the parse; the program returned has passed the
+// verifier.
 #include "tile.h"
 
 #include <setjmp.h>
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { MAX_DEPTH = 100, MAX_BLOCKS = 32, MAX_OPERATORS = 2000 };  // of parentheses, blocks, a line
+enum { MAX_DEPTH = 100, MAX_BLOCKS = 32, MAX_OPERATORS = 2000 }; // of parentheses, blocks, a line
 
 typedef enum { K_END, K_NAME, K_NUM, K_SYM, K_OP } Kind;
 typedef struct Line {
     const char *s, *end;
-    const char *start;  // of the physical line, for columns
+    const char *start; // of the physical line, for columns
     int indent, number;
 } Line;
 typedef struct Name {
     const char *s;
     Val val;
     bool visible;
-    u32 next;  // in its hash chain
+    u32 next; // in its hash chain
 } Name;
 
 typedef struct Parser {
@@ -29,16 +30,16 @@ typedef struct Parser {
     const char *file;
     Diag *d;
     VEC(Line) lines;
-    u32 line;  // the next one
+    u32 line; // the next one
     Line cur;
     const char *at;
-    Kind kind;  // the token at hand
+    Kind kind; // the token at hand
     const char *tok;
     size_t len;
     double num;
     bool is_float, dims;
     int depth, operators;
-    VEC(Name) names;  // of the kernel; [0] unused
+    VEC(Name) names; // of the kernel; [0] unused
     u32 chain[256];
     jmp_buf out;
 } Parser;
@@ -56,7 +57,8 @@ static void fail_at(Parser *r, const char *at, const char *fmt, ...) {
 }
 #define fail(r, ...) fail_at((r), (r)->tok, __VA_ARGS__)
 
-// --- Lines and tokens ----------------------------------------------------------------------------------
+// --- Lines and tokens
+// ----------------------------------------------------------------------------------
 static bool letter(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_'; }
 static bool digit(char c) { return c >= '0' && c <= '9'; }
 
@@ -111,7 +113,7 @@ static void number_token(Parser *r) {
     memcpy(text, r->at, n);
     text[n] = 0;
     char point[8];
-    snprintf(point, sizeof point, "%.1f", 0.5);  // what strtod wants in this locale
+    snprintf(point, sizeof point, "%.1f", 0.5); // what strtod wants in this locale
     for (char *c = text; *c; c++)
         if (*c == '.') *c = point[1];
     r->num = strtod(text, NULL);
@@ -161,7 +163,8 @@ static void start_line(Parser *r) {
 }
 
 static bool is(const Parser *r, const char *s) {
-    return (r->kind == K_NAME || r->kind == K_OP) && strlen(s) == r->len && !memcmp(s, r->tok, r->len);
+    return (r->kind == K_NAME || r->kind == K_OP) && strlen(s) == r->len &&
+           !memcmp(s, r->tok, r->len);
 }
 static bool take(Parser *r, const char *s) {
     if (!is(r, s)) return false;
@@ -183,8 +186,11 @@ static void done(Parser *r) {
     if (r->kind != K_END) fail(r, "unexpected `%.*s`", (int)MIN(r->len, 40), r->tok);
 }
 
-// --- Names ---------------------------------------------------------------------------------------------
-static u32 *bucket(Parser *r, const char *s, size_t n) { return &r->chain[ssd_hash(s, n, 0) & 255]; }
+// --- Names
+// ---------------------------------------------------------------------------------------------
+static u32 *bucket(Parser *r, const char *s, size_t n) {
+    return &r->chain[ssd_hash(s, n, 0) & 255];
+}
 
 static u32 find_name(Parser *r, const char *s, size_t n) {
     for (u32 i = *bucket(r, s, n); i; i = r->names.v[i].next)
@@ -231,7 +237,8 @@ static int axes(Parser *r, const char *close, u8 *out, int max) {
     return n;
 }
 
-// --- Expressions ---------------------------------------------------------------------------------------
+// --- Expressions
+// ---------------------------------------------------------------------------------------
 static Ex expr(Parser *r);
 static Ex unary(Parser *r);
 
@@ -303,7 +310,8 @@ static Ex name(Parser *r) {
         u16 t = tensor(r);
         int n = index_list(r, idx);
         if (n != p->tensors.v[t].rank)
-            fail_at(r, at, "`%s` has rank %d, not %d", p->tensors.v[t].name, p->tensors.v[t].rank, n);
+            fail_at(r, at, "`%s` has rank %d, not %d", p->tensors.v[t].name, p->tensors.v[t].rank,
+                    n);
         return ssd_ex_load(p, t, idx, n);
     }
     char *s = ssd_arena_dup(r->a, r->tok, r->len);
@@ -350,9 +358,9 @@ static const struct {
     const char *text;
     u8 level, fn;
 } binary[] = {
-    {"or", 0, FN_OR},  {"and", 1, FN_AND}, {"<", 3, FN_LT},  {"<=", 3, FN_LE}, {">", 3, FN_GT},
-    {">=", 3, FN_GE},  {"==", 3, FN_EQ},   {"!=", 3, FN_NE}, {"+", 4, FN_ADD}, {"-", 4, FN_SUB},
-    {"*", 5, FN_MUL},  {"/", 5, FN_DIV},   {"//", 5, FN_FDIV}, {"%", 5, FN_MOD},
+    {"or", 0, FN_OR}, {"and", 1, FN_AND}, {"<", 3, FN_LT},    {"<=", 3, FN_LE}, {">", 3, FN_GT},
+    {">=", 3, FN_GE}, {"==", 3, FN_EQ},   {"!=", 3, FN_NE},   {"+", 4, FN_ADD}, {"-", 4, FN_SUB},
+    {"*", 5, FN_MUL}, {"/", 5, FN_DIV},   {"//", 5, FN_FDIV}, {"%", 5, FN_MOD},
 };
 
 static Ex level(Parser *r, int l) {
@@ -373,7 +381,7 @@ static Ex level(Parser *r, int l) {
         if (++r->operators > MAX_OPERATORS) fail(r, "more than %d operators", MAX_OPERATORS);
         next(r);
         e = ssd_ex_fn(r->p, (FnCode)binary[i].fn, e, level(r, l + 1), 0);
-        if (l == 3) return e;  // comparisons do not chain
+        if (l == 3) return e; // comparisons do not chain
     }
 }
 
@@ -409,11 +417,13 @@ static i64 integer(Parser *r, const char *what, double lo, double hi) {
     Ex e = expr(r);
     const Expr *x = &r->p->exs.v[e];
     if (x->kind != EX_NUM || x->dtype != SSD_IDX) fail_at(r, at, "%s must be a whole number", what);
-    if (x->num < lo || x->num > hi) fail_at(r, at, "%s must be between %.0f and %.0f", what, lo, hi);
+    if (x->num < lo || x->num > hi)
+        fail_at(r, at, "%s must be between %.0f and %.0f", what, lo, hi);
     return (i64)x->num;
 }
 
-// --- Types ---------------------------------------------------------------------------------------------
+// --- Types
+// ---------------------------------------------------------------------------------------------
 static u8 dtype(Parser *r) {
     for (int d = SSD_F32; d <= SSD_IDX; d++)
         if (take(r, ssd_dtype_name((ssd_dtype)d))) return (u8)d;
@@ -421,7 +431,7 @@ static u8 dtype(Parser *r) {
 }
 
 typedef struct Type {
-    u8 dtype;  // 0: not given
+    u8 dtype; // 0: not given
     int naxes;
     u8 ax[6];
     const char *at;
@@ -475,20 +485,22 @@ static void set_type(Parser *r, Val v, const Type *t) {
     if (!same) {
         char s[80] = "";
         for (int i = 0; i < x->naxes; i++)
-            snprintf(s + strlen(s), sizeof s - strlen(s), i ? " %s" : "%s", r->p->axes.v[x->ax[i]].name);
+            snprintf(s + strlen(s), sizeof s - strlen(s), i ? " %s" : "%s",
+                     r->p->axes.v[x->ax[i]].name);
         fail_at(r, t->at, "the axes of `%s` are [%s]", x->name, s);
     }
     memcpy(x->ax, t->ax, sizeof t->ax);
     x->dtype = t->dtype;
 }
 
-// --- Ops -----------------------------------------------------------------------------------------------
+// --- Ops
+// -----------------------------------------------------------------------------------------------
 static const char *const op_text[TOP__COUNT] = {
 #define TOP(id, text, stratum, doc) [TOP_##id] = text,
 #include "tile_ops.def"
 };
 
-typedef struct Where {  // a tensor with indices, and a condition
+typedef struct Where { // a tensor with indices, and a condition
     u16 tensor;
     Ex idx[8], when;
     int n;
@@ -500,7 +512,8 @@ static Where place(Parser *r) {
     const char *at = r->tok;
     w.n = index_list(r, w.idx);
     int rank = r->p->tensors.v[w.tensor].rank;
-    if (w.n != rank) fail_at(r, at, "`%s` has rank %d, not %d", r->p->tensors.v[w.tensor].name, rank, w.n);
+    if (w.n != rank)
+        fail_at(r, at, "`%s` has rank %d, not %d", r->p->tensors.v[w.tensor].name, rank, w.n);
     bool seen[256] = {0};
     for (int i = 0; i < w.n; i++) mark_axes(r->p, w.idx[i], seen);
     if (count(seen) > 6) fail_at(r, at, "indices over more than 6 axes");
@@ -543,7 +556,8 @@ static void room(Parser *r, const char *at, Val a, Val b, int more) {
         shared += seen[r->p->vals.v[b].ax[i]];
         seen[r->p->vals.v[b].ax[i]] = true;
     }
-    if (count(seen) > 8 || count(seen) - shared + more > 6) fail_at(r, at, "a tile of more than 6 axes");
+    if (count(seen) > 8 || count(seen) - shared + more > 6)
+        fail_at(r, at, "a tile of more than 6 axes");
 }
 
 static TOp *mma(Parser *r, TB *b, const char *s) {
@@ -592,7 +606,7 @@ static void reshape(Parser *r, TB *b, TOpCode op, const char *s) {
         ssd_tile_slice(b, s, v, x, y, integer(r, "the start of a slice", 0, 0x1p40));
         break;
     }
-    default: {  // rename
+    default: { // rename
         with_axis(r, v, x = axis(r));
         want(r, "->");
         y = axis(r);
@@ -602,7 +616,7 @@ static void reshape(Parser *r, TB *b, TOpCode op, const char *s) {
         with_axis(r, v, o->ax[2] = axis(r));
         want(r, "->");
         o->ax[3] = axis(r);
-        TVal *t = &r->p->vals.v[o->out];  // both at once: i->j j->i exchanges
+        TVal *t = &r->p->vals.v[o->out]; // both at once: i->j j->i exchanges
         memcpy(t->ax, r->p->vals.v[v].ax, sizeof t->ax);
         for (int i = 0; i < t->naxes; i++)
             t->ax[i] = t->ax[i] == o->ax[0] ? o->ax[1] : t->ax[i] == o->ax[2] ? o->ax[3] : t->ax[i];
@@ -644,7 +658,7 @@ static void binary_shape(Parser *r, TB *b, TOpCode op, const char *s) {
         ssd_tile_put(b, s, v, x, e, y, e2, w);
         break;
     }
-    default: {  // cat
+    default: { // cat
         w = value(r);
         with_axis(r, v, x = axis(r));
         u8 z = r->kind == K_NAME ? axis(r) : 0;
@@ -657,8 +671,8 @@ static void binary_shape(Parser *r, TB *b, TOpCode op, const char *s) {
     }
 }
 
-// The op after `name =`. Its type is read between the text of the op and the call of its builder where
-// the builder needs it.
+// The op after `name =`. Its type is read between the text of the op and the call of its builder
+// where the builder needs it.
 static void value_op(Parser *r, TB *b, TOpCode op, const char *s) {
     Type t = {0};
     Ex e;
@@ -670,7 +684,11 @@ static void value_op(Parser *r, TB *b, TOpCode op, const char *s) {
         bool inplace = take(r, "inplace");
         t = type(r);
         u8 dt = r->p->tensors.v[w.tensor].dtype;
-        ssd_tile_load(b, s, t.dtype ? t.dtype : dt == SSD_I32 ? SSD_IDX : dt, w.tensor, w.idx, w.n, w.when);
+        ssd_tile_load(b, s,
+                      t.dtype         ? t.dtype
+                      : dt == SSD_I32 ? SSD_IDX
+                                      : dt,
+                      w.tensor, w.idx, w.n, w.when);
         b->at->last->flags |= inplace ? TF_INPLACE : 0;
         break;
     }
@@ -760,8 +778,7 @@ static void loop(Parser *r, TB *b, TOpCode op, int indent, int depth) {
     struct {
         const char *s, *at;
     } carry[64];
-    if (take(r, "carry"))
-        do {
+    if (take(r, "carry")) do {
             if (o->ncarry == COUNTOF(carry)) fail(r, "more than %d carries", (int)COUNTOF(carry));
             carry[o->ncarry].at = r->tok;
             char *s = word(r, "a carry");
@@ -844,8 +861,9 @@ static void block(Parser *r, TBlock *at, int indent, int depth) {
     }
 }
 
-// --- Declarations --------------------------------------------------------------------------------------
-// The rest of the line, up to a space when `one` is set.
+// --- Declarations
+// -------------------------------------------------------------------------------------- The rest
+// of the line, up to a space when `one` is set.
 static char *raw(Parser *r, bool one) {
     const char *s = r->tok, *e = r->cur.end;
     if (one)
@@ -919,9 +937,12 @@ static void declaration(Parser *r) {
             declare_tensor(r, (TRole)i);
             return;
         }
-    if (take(r, "schedule")) p->schedule = raw(r, false);
-    else if (take(r, "axes")) declare_axes(r);
-    else if (take(r, "kernel")) kernel(r, r->cur.indent);
+    if (take(r, "schedule"))
+        p->schedule = raw(r, false);
+    else if (take(r, "axes"))
+        declare_axes(r);
+    else if (take(r, "kernel"))
+        kernel(r, r->cur.indent);
     else if (take(r, "sym"))
         while (r->kind != K_END) {
             if (p->syms.n == COUNTOF(((TileRun *)0)->sym)) fail(r, "too many symbols");
@@ -930,7 +951,8 @@ static void declaration(Parser *r) {
             if (symbol(r, s, strlen(s))) fail_at(r, at, "symbol `%s` is already declared", s);
             ssd_prog_sym(p, s);
         }
-    else fail(r, "expected sym, axes, in, out, ws, schedule or kernel");
+    else
+        fail(r, "expected sym, axes, in, out, ws, schedule or kernel");
 }
 
 static void program(Parser *r) {

@@ -8,7 +8,7 @@
 typedef struct Printer {
     const Prog *p;
     Text *out;
-    const char **name;  // by value: unique within its kernel. NULL: names as they were wished for
+    const char **name; // by value: unique within its kernel
 } Printer;
 
 static const char *const op_text[TOP__COUNT] = {
@@ -17,16 +17,17 @@ static const char *const op_text[TOP__COUNT] = {
 };
 static const char *const space_text[] = {"", "scalar", "mem", "shared", "reg"};
 
-// --- Expressions -----------------------------------------------------------------------------------
+// --- Expressions
+// -----------------------------------------------------------------------------------
 enum { P_OR = 1, P_AND, P_NOT, P_CMP, P_SUM, P_MUL, P_UNARY, P_ATOM };
 static const struct Infix {
     u8 prec;
     const char *text;
 } infix[FN__COUNT] = {
-    [FN_OR] = {P_OR, "or"},   [FN_AND] = {P_AND, "and"}, [FN_LT] = {P_CMP, "<"},
-    [FN_LE] = {P_CMP, "<="},  [FN_GT] = {P_CMP, ">"},    [FN_GE] = {P_CMP, ">="},
-    [FN_EQ] = {P_CMP, "=="},  [FN_NE] = {P_CMP, "!="},   [FN_ADD] = {P_SUM, "+"},
-    [FN_SUB] = {P_SUM, "-"},  [FN_MUL] = {P_MUL, "*"},   [FN_DIV] = {P_MUL, "/"},
+    [FN_OR] = {P_OR, "or"},    [FN_AND] = {P_AND, "and"}, [FN_LT] = {P_CMP, "<"},
+    [FN_LE] = {P_CMP, "<="},   [FN_GT] = {P_CMP, ">"},    [FN_GE] = {P_CMP, ">="},
+    [FN_EQ] = {P_CMP, "=="},   [FN_NE] = {P_CMP, "!="},   [FN_ADD] = {P_SUM, "+"},
+    [FN_SUB] = {P_SUM, "-"},   [FN_MUL] = {P_MUL, "*"},   [FN_DIV] = {P_MUL, "/"},
     [FN_FDIV] = {P_MUL, "//"}, [FN_MOD] = {P_MUL, "%"},
 };
 
@@ -35,8 +36,14 @@ typedef struct ExStyle {
     bool tight, fl, bare_syms;
 } ExStyle;
 
+// Broken programs are printed too, by the verifier: what does not exist is "?".
 static const char *val_name(const Printer *w, Val v) {
-    return w->name && w->name[v] ? w->name[v] : w->p->vals.v[v].name;
+    if (!v || v >= w->p->vals.n) return "?";
+    return w->name[v] ? w->name[v] : w->p->vals.v[v].name;
+}
+
+static const char *axis(const Printer *w, u8 x) {
+    return x && x < w->p->axes.n ? w->p->axes.v[x].name : "?";
 }
 
 // The shortest decimal that reads back as v, with a point whatever the locale.
@@ -71,7 +78,8 @@ static void num(Printer *w, const Expr *x, ExStyle st) {
 static void expr(Printer *w, Ex e, int prec, ExStyle st);
 
 static void indices(Printer *w, u16 tensor, const Ex *idx, int n) {
-    ssd_text_printf(w->out, "%s[", w->p->tensors.v[tensor].name);
+    bool known = tensor && tensor < w->p->tensors.n;
+    ssd_text_printf(w->out, "%s[", known ? w->p->tensors.v[tensor].name : "?");
     for (int i = 0; i < n; i++) {
         if (i) ssd_text_printf(w->out, ", ");
         expr(w, idx[i], 0, (ExStyle){.tight = true});
@@ -120,6 +128,10 @@ static void fn(Printer *w, const Expr *x, int prec, ExStyle st) {
 
 static void expr(Printer *w, Ex e, int prec, ExStyle st) {
     const Prog *p = w->p;
+    if (!e || e >= p->exs.n) {
+        ssd_text_printf(w->out, "?");
+        return;
+    }
     const Expr *x = &p->exs.v[e];
     switch ((ExKind)x->kind) {
     case EX_NUM: {
@@ -130,20 +142,15 @@ static void expr(Printer *w, Ex e, int prec, ExStyle st) {
         break;
     }
     case EX_VAL: ssd_text_printf(w->out, "%s", val_name(w, x->val)); break;
-    case EX_AXIS: ssd_text_printf(w->out, "%s", p->axes.v[x->axis].name); break;
+    case EX_AXIS: ssd_text_printf(w->out, "%s", axis(w, (u8)x->axis)); break;
     case EX_SYM: ssd_text_printf(w->out, st.bare_syms ? "%s" : "#%s", p->syms.v[x->sym]); break;
     case EX_LOAD: indices(w, x->tensor, x->idx, x->nidx); break;
     case EX_FN: fn(w, x, prec, st); break;
     }
 }
 
-void ssd_ex_print(const Prog *p, Ex e, Text *out) {
-    Printer w = {.p = p, .out = out};
-    expr(&w, e, 0, (ExStyle){0});
-}
-
-// --- Types -----------------------------------------------------------------------------------------
-static const char *axis(const Printer *w, u8 x) { return w->p->axes.v[x].name; }
+// --- Types
+// -----------------------------------------------------------------------------------------
 static bool is_float(u8 dt) { return dt != SSD_IDX && dt != SSD_I32 && dt != SSD_BOOL; }
 
 static void axis_list(Printer *w, const u8 *ax, int n) {
@@ -185,7 +192,8 @@ static void type(Printer *w, const TVal *v) {
     layout(w, &v->lay);
 }
 
-// --- Ops -------------------------------------------------------------------------------------------
+// --- Ops
+// -------------------------------------------------------------------------------------------
 static const ExStyle tight = {.tight = true};
 
 static void carries(Printer *w, const TOp *o) {
@@ -214,7 +222,7 @@ static void operands(Printer *w, const TOp *o) {
     const char *a = o->a ? val_name(w, o->a) : "", *b = o->b ? val_name(w, o->b) : "";
     const char *ax[4];
     for (int i = 0; i < 4; i++) ax[i] = o->ax[i] ? axis(w, o->ax[i]) : "";
-    ExStyle value = {.fl = o->out && is_float(w->p->vals.v[o->out].dtype)};
+    ExStyle value = {.fl = o->out && o->out < w->p->vals.n && is_float(w->p->vals.v[o->out].dtype)};
     switch ((TOpCode)o->op) {
     case TOP_LOAD:
     case TOP_PREFETCH:
@@ -223,7 +231,7 @@ static void operands(Printer *w, const TOp *o) {
         indices(w, o->tensor, o->idx, o->nidx);
         if (o->op == TOP_STORE) {
             ssd_text_printf(t, " = ");
-            value.fl = is_float(w->p->tensors.v[o->tensor].dtype);
+            value.fl = o->tensor < w->p->tensors.n && is_float(w->p->tensors.v[o->tensor].dtype);
             expr(w, o->e, 0, value);
         }
         if (o->when) {
@@ -313,17 +321,15 @@ static void operands(Printer *w, const TOp *o) {
 }
 
 static void op(Printer *w, const TOp *o) {
+    const TVal *v = o->out && o->out < w->p->vals.n ? &w->p->vals.v[o->out] : NULL;
     if (o->out) ssd_text_printf(w->out, "%s = ", val_name(w, o->out));
     ssd_text_printf(w->out, "%s", op_text[o->op]);
     operands(w, o);
     if (o->flags & TF_INPLACE) ssd_text_printf(w->out, " inplace");
-    if (o->op == TOP_BUF) layout(w, &w->p->vals.v[o->out].lay);
-    else if (o->out) type(w, &w->p->vals.v[o->out]);
-}
-
-void ssd_tile_op_print(const Prog *p, const TOp *o, Text *out) {
-    Printer w = {.p = p, .out = out};
-    op(&w, o);
+    if (v && o->op == TOP_BUF)
+        layout(w, &v->lay);
+    else if (v)
+        type(w, v);
 }
 
 static void block(Printer *w, const TBlock *b, int depth) {
@@ -335,14 +341,16 @@ static void block(Printer *w, const TBlock *b, int depth) {
     }
 }
 
-// --- Names: unique within a kernel, in the order of the text ------------------------------------------
-// What a value may not be called: words of the grammar, functions, axes.
-static const char *const words[] = {"and",  "or",   "not",  "true", "false", "inf",     "nan",
-                                    "log2e", "keep", "tri",  "when", "rev",   "excl",    "carry",
-                                    "in",   "store", "yield", "for", "each", "if", "inplace", "prefetch"};
+// --- Names: unique within a kernel, in the order of the text
+// ------------------------------------------ What a value may not be called: words of the grammar,
+// functions, axes.
+static const char *const words[] = {"and",  "or",    "not",     "true",    "false", "inf",
+                                    "nan",  "log2e", "keep",    "tri",     "when",  "rev",
+                                    "excl", "carry", "in",      "store",   "yield", "for",
+                                    "each", "if",    "inplace", "prefetch"};
 
 typedef struct Names {
-    const char **slot;  // open addressing, twice as many as can be taken
+    const char **slot; // open addressing, twice as many as can be taken
     u32 cap;
 } Names;
 
@@ -360,16 +368,19 @@ static bool taken(const Printer *w, const Names *set, const char *s) {
 static char *plain(const Prog *p, const char *s) {
     char *t = ssd_arena_dup(p->arena, *s ? s : "_", *s ? strlen(s) : 1);
     for (char *c = t; *c; c++)
-        if (!strchr("._0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ-", *c)) *c = '_';
+        if (!strchr("._0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ-", *c))
+            *c = '_';
     return t;
 }
 
 // The wish itself, else k1, k2, ..; s1_1, s1_2 after a digit.
 static void name(Printer *w, Names *set, Val v) {
+    if (!v || v >= w->p->vals.n || w->name[v]) return;
     const char *wish = w->p->vals.v[v].name;
     char *s = ssd_arena_dup(w->p->arena, wish, strlen(wish));
     for (char *c = s; *c; c++)
-        if (!strchr("_0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ", *c)) *c = '_';
+        if (!strchr("_0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ", *c))
+            *c = '_';
     if (!*s || (*s >= '0' && *s <= '9')) s = ssd_arena_printf(w->p->arena, "v%s", s);
     char last = s[strlen(s) - 1];
     const char *base = s, *sep = last >= '0' && last <= '9' ? "_" : "";
@@ -390,12 +401,38 @@ static void names(Printer *w, Names *set, const TBlock *b) {
     }
 }
 
-static void kernel(Printer *w, const TKernel *k) {
+static Printer printer(const Prog *p, Text *out) {
+    Printer w = {.p = p, .out = out, .name = NEWN(p->arena, const char *, p->vals.n)};
     Names set = {.cap = 16};
-    while (set.cap < 2 * w->p->vals.n) set.cap *= 2;
-    set.slot = NEWN(w->p->arena, const char *, set.cap);
-    for (int i = 0; i < k->ngrid; i++) name(w, &set, k->grid[i].var);
-    names(w, &set, &k->body);
+    while (set.cap < 2 * p->vals.n) set.cap *= 2;
+    set.slot = NEWN(p->arena, const char *, set.cap);
+    for (u32 i = 0; i < p->kernels.n; i++) {
+        const TKernel *k = &p->kernels.v[i];
+        memset(set.slot, 0, set.cap * sizeof *set.slot);
+        for (int g = 0; g < k->ngrid; g++) name(&w, &set, k->grid[g].var);
+        names(&w, &set, &k->body);
+    }
+    return w;
+}
+
+// --- Whole programs
+// ----------------------------------------------------------------------------------
+void ssd_ex_print(const Prog *p, Ex e, Text *out) {
+    Printer w = printer(p, out);
+    expr(&w, e, 0, (ExStyle){0});
+}
+
+void ssd_tile_op_print(const Prog *p, const TOp *o, Text *out) {
+    Printer w = printer(p, out);
+    op(&w, o);
+}
+
+const char *ssd_tile_val_name(const Prog *p, Val v) {
+    Printer w = printer(p, NULL);
+    return val_name(&w, v);
+}
+
+static void kernel(Printer *w, const TKernel *k) {
     ssd_text_printf(w->out, "kernel %s", k->name);
     for (int i = 0; i < k->ngrid; i++) {
         ssd_text_printf(w->out, i ? " %s=" : " grid %s=", val_name(w, k->grid[i].var));
@@ -407,11 +444,10 @@ static void kernel(Printer *w, const TKernel *k) {
 
 void ssd_tile_print(const Prog *p, Text *out) {
     static const char *const role[] = {"in", "out", "ws"};
-    Printer w = {.p = p, .out = out, .name = NEWN(p->arena, const char *, p->vals.n)};
+    Printer w = printer(p, out);
     ssd_text_printf(out, "program %s stratum %d\n", plain(p, p->name), p->stratum);
     if (p->schedule && *p->schedule) ssd_text_printf(out, "schedule %s\n", p->schedule);
-    for (u32 i = 0; i < p->syms.n; i++)
-        ssd_text_printf(out, i ? " %s" : "sym %s", p->syms.v[i]);
+    for (u32 i = 0; i < p->syms.n; i++) ssd_text_printf(out, i ? " %s" : "sym %s", p->syms.v[i]);
     if (p->syms.n) ssd_text_printf(out, "\n");
     for (u32 i = 1; i < p->axes.n; i++)
         ssd_text_printf(out, i > 1 ? " %s=%lld" : "axes %s=%lld", p->axes.v[i].name,

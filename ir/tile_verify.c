@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// What every pass and emitter may assume of a tile program: values are defined once and used where they
-// are visible, axes and types fit the op, indices are affine in tile axes, and the program has what its
-// stratum claims and nothing beyond: T0 knows no spaces, T1 gives every value a place that fits.
+// What every pass and emitter may assume of a tile program: values are defined once and used where
+// they are visible, axes and types fit the op, indices are affine in tile axes, and the program has
+// what its stratum claims and nothing beyond: T0 knows no spaces, T1 gives every value a place that
+// fits.
 #include "tile.h"
 
 #include <setjmp.h>
@@ -9,11 +10,11 @@
 typedef struct Check {
     const Prog *p;
     Text *why;
-    const TOp *op;    // being looked at
-    const char *where;  // kernel
-    u8 *seen;           // by value: 0 not yet, 1 visible, 2 out of scope
-    i64 *bytes;         // by value: size of a buffer
-    VEC(Val) scope;     // visible ones in order
+    const TOp *op;     // being looked at
+    const char *where; // kernel
+    u8 *seen;          // by value: 0 not yet, 1 visible, 2 out of scope
+    i64 *bytes;        // by value: size of a buffer
+    VEC(Val) scope;    // visible ones in order
     jmp_buf out;
 } Check;
 
@@ -33,7 +34,8 @@ static void fail(Check *c, const char *fmt, ...) {
     longjmp(c->out, 1);
 }
 
-// --- Axis sets ---------------------------------------------------------------------------------------
+// --- Axis sets
+// ---------------------------------------------------------------------------------------
 typedef struct Set {
     u64 bits[4];
 } Set;
@@ -55,16 +57,17 @@ static Set axes_of(const Check *c, Val v) {
     for (int i = 0; i < c->p->vals.v[v].naxes; i++) put(&s, c->p->vals.v[v].ax[i]);
     return s;
 }
-static const char *name(const Check *c, Val v) { return c->p->vals.v[v].name; }
+static const char *name(const Check *c, Val v) { return ssd_tile_val_name(c->p, v); }
 static const char *axis(const Check *c, u8 x) { return c->p->axes.v[x].name; }
 static i64 size(const Check *c, u8 x) { return c->p->axes.v[x].size; }
 
-// --- Expressions: visible names, axes, and how an index depends on tile axes -------------------------
+// --- Expressions: visible names, axes, and how an index depends on tile axes
+// -------------------------
 typedef enum { UNIFORM, AFFINE, OTHER } Shape;
 typedef struct Info {
     Set axes;
     Shape shape;
-    bool sym_only;  // symbols and numbers
+    bool sym_only; // symbols and numbers
 } Info;
 
 static void visible(Check *c, Val v) {
@@ -91,14 +94,16 @@ static Info fn_info(Check *c, const Expr *x) {
         bool is = c->p->exs.v[x->arg[i]].dtype == SSD_BOOL;
         bool branch = x->fn == FN_WHERE && i > 0;
         if (want != is && !branch)
-            fail(c, "%s takes %s", ssd_fns[x->fn].name, want ? "a condition" : "a number, not a condition");
+            fail(c, "%s takes %s", ssd_fns[x->fn].name,
+                 want ? "a condition" : "a number, not a condition");
     }
     if (x->fn == FN_WHERE &&
         (c->p->exs.v[x->arg[1]].dtype == SSD_BOOL) != (c->p->exs.v[x->arg[2]].dtype == SSD_BOOL))
         fail(c, "where chooses between a condition and a number");
     const Expr *exs = c->p->exs.v;
-    bool linear = x->fn == FN_ADD || x->fn == FN_SUB || x->fn == FN_NEG ||
-                  (x->fn == FN_MUL && (exs[x->arg[0]].kind == EX_NUM || exs[x->arg[1]].kind == EX_NUM));
+    bool linear =
+        x->fn == FN_ADD || x->fn == FN_SUB || x->fn == FN_NEG ||
+        (x->fn == FN_MUL && (exs[x->arg[0]].kind == EX_NUM || exs[x->arg[1]].kind == EX_NUM));
     out.shape = !tiles ? UNIFORM : linear ? (Shape)worst : OTHER;
     return out;
 }
@@ -151,48 +156,55 @@ static void operand(Check *c, Val v, u8 ax) {
     if (ax && !has(&s, ax)) fail(c, "`%s` has no axis %s", name(c, v), axis(c, ax));
 }
 
-// --- Layouts (T1) ------------------------------------------------------------------------------------
+// --- Layouts (T1)
+// ------------------------------------------------------------------------------------
 static void layout(Check *c, Val v, bool view) {
     const TVal *t = &c->p->vals.v[v];
     const Lay *l = &t->lay;
     if (c->p->stratum == 0) {
-        if (l->space != SP_NONE) fail(c, "`%s` has a space, but the program claims stratum 0", t->name);
+        if (l->space != SP_NONE)
+            fail(c, "`%s` has a space, but the program claims stratum 0", name(c, v));
         return;
     }
-    if (l->space == SP_NONE) fail(c, "`%s` has no space", t->name);
+    if (l->space == SP_NONE) fail(c, "`%s` has no space", name(c, v));
     if (l->space == SP_SCALAR) {
-        if (t->naxes) fail(c, "`%s` is a tile in a scalar's place", t->name);
+        if (t->naxes) fail(c, "`%s` is a tile in a scalar's place", name(c, v));
         return;
     }
-    if (l->space != SP_REG && !l->buf) fail(c, "`%s` lies in no buffer", t->name);
+    if (l->space != SP_REG && !l->buf) fail(c, "`%s` lies in no buffer", name(c, v));
     if (!l->buf) return;
     visible(c, l->buf);
     const TVal *b = &c->p->vals.v[l->buf];
-    if (b->lay.space != l->space) fail(c, "`%s` and its buffer `%s` are in different spaces", t->name, b->name);
+    if (b->lay.space != l->space)
+        fail(c, "`%s` and its buffer `%s` are in different spaces", name(c, v), name(c, l->buf));
     Set want = axes_of(c, v), have = {0};
     i64 last = l->offset;
     for (int i = 0; i < l->naxes; i++) {
-        if (has(&have, l->ax[i])) fail(c, "`%s` has axis %s twice in its layout", t->name, axis(c, l->ax[i]));
+        if (has(&have, l->ax[i]))
+            fail(c, "`%s` has axis %s twice in its layout", name(c, v), axis(c, l->ax[i]));
         put(&have, l->ax[i]);
-        if (l->stride[i] < 0) fail(c, "`%s` has a negative stride", t->name);
+        if (l->stride[i] < 0) fail(c, "`%s` has a negative stride", name(c, v));
         last += l->stride[i] * (size(c, l->ax[i]) - 1);
     }
-    if (!equal(&want, &have)) fail(c, "the layout of `%s` has other axes than its type", t->name);
-    if (l->offset < 0) fail(c, "`%s` starts before its buffer", t->name);
+    if (!equal(&want, &have))
+        fail(c, "the layout of `%s` has other axes than its type", name(c, v));
+    if (l->offset < 0) fail(c, "`%s` starts before its buffer", name(c, v));
     // A view lies within what it views; a dynamic one has only its static offset here.
     if (!view && (last + 1) * (i64)ssd_dtype_size((ssd_dtype)t->dtype) > c->bytes[l->buf])
-        fail(c, "`%s` exceeds its buffer `%s` of %lld bytes", t->name, b->name, (long long)c->bytes[l->buf]);
+        fail(c, "`%s` exceeds its buffer `%s` of %lld bytes", name(c, v), name(c, l->buf),
+             (long long)c->bytes[l->buf]);
 }
 
-// --- Ops -----------------------------------------------------------------------------------------------
+// --- Ops
+// -----------------------------------------------------------------------------------------------
 static void define(Check *c, Val v) {
     if (!v || v >= c->p->vals.n) fail(c, "a value is missing");
     if (c->seen[v]) fail(c, "`%s` is defined twice", name(c, v));
     const TVal *t = &c->p->vals.v[v];
     Set s = {0};
     for (int i = 0; i < t->naxes; i++) {
-        if (!t->ax[i] || t->ax[i] >= c->p->axes.n) fail(c, "`%s` has an unknown axis", t->name);
-        if (has(&s, t->ax[i])) fail(c, "`%s` has axis %s twice", t->name, axis(c, t->ax[i]));
+        if (!t->ax[i] || t->ax[i] >= c->p->axes.n) fail(c, "`%s` has an unknown axis", name(c, v));
+        if (has(&s, t->ax[i])) fail(c, "`%s` has axis %s twice", name(c, v), axis(c, t->ax[i]));
         put(&s, t->ax[i]);
     }
     c->seen[v] = 1;
@@ -215,12 +227,16 @@ static void result(Check *c, const Set *want) {
     layout(c, o->out, ssd_tile_is_view(c->p, o));
 }
 
-static bool numeric(u8 dt) { return dt == SSD_F32 || dt == SSD_BF16 || dt == SSD_F16 || dt == SSD_F64; }
+static bool numeric(u8 dt) {
+    return dt == SSD_F32 || dt == SSD_BF16 || dt == SSD_F16 || dt == SSD_F64;
+}
 
 // An index may become a float (`map {c*16+j} : f32[j]`), not the other way round.
 static void result_type(Check *c, u8 ex_type) {
     u8 dt = c->p->vals.v[c->op->out].dtype;
-    bool ok = ex_type == SSD_F32 ? numeric(dt) : ex_type == SSD_IDX ? dt == SSD_IDX || dt == SSD_I32 || numeric(dt) : dt == SSD_BOOL;
+    bool ok = ex_type == SSD_F32   ? numeric(dt)
+              : ex_type == SSD_IDX ? dt == SSD_IDX || dt == SSD_I32 || numeric(dt)
+                                   : dt == SSD_BOOL;
     if (!ok) fail(c, "`%s` has the wrong dtype", name(c, c->op->out));
 }
 static void same_type(Check *c, Val from) {
@@ -265,7 +281,8 @@ static void check_mma(Check *c) {
     if (o->c) {
         operand(c, o->c, 0), float_operand(c, o->c);
         Set acc = axes_of(c, o->c);
-        if (!equal(&acc, &s)) fail(c, "the accumulator `%s` has other axes than the product", name(c, o->c));
+        if (!equal(&acc, &s))
+            fail(c, "the accumulator `%s` has other axes than the product", name(c, o->c));
     }
     if (o->tri_row && (!has(&a, o->tri_row) || !has(&a, o->tri_col)))
         fail(c, "`%s` has not the axes of its triangle", name(c, o->a));
@@ -315,7 +332,8 @@ static void check_shape(Check *c) {
         const Expr *e = &c->p->exs.v[o->e];
         fresh(c, &s, ax[1]);
         put(&s, ax[1]);
-        if (!o->e || e->kind != EX_NUM || e->dtype != SSD_IDX) fail(c, "a slice starts at a constant");
+        if (!o->e || e->kind != EX_NUM || e->dtype != SSD_IDX)
+            fail(c, "a slice starts at a constant");
         if (e->num < 0 || e->num + (double)size(c, ax[1]) > (double)size(c, ax[0]))
             fail(c, "the slice exceeds axis %s", axis(c, ax[0]));
         break;
@@ -336,8 +354,8 @@ static void check_cat(Check *c) {
     if (!equal(&a, &b)) fail(c, "`%s` and `%s` differ in other axes", name(c, o->a), name(c, o->b));
     fresh(c, &a, o->ax[1]);
     if (size(c, o->ax[1]) != size(c, o->ax[0]) + more)
-        fail(c, "axis %s has %lld elements, not %lld", axis(c, o->ax[1]), (long long)size(c, o->ax[1]),
-             (long long)(size(c, o->ax[0]) + more));
+        fail(c, "axis %s has %lld elements, not %lld", axis(c, o->ax[1]),
+             (long long)size(c, o->ax[1]), (long long)(size(c, o->ax[0]) + more));
     put(&a, o->ax[1]);
     result(c, &a);
     same_type(c, o->a);
@@ -378,15 +396,19 @@ static void check_loop(Check *c) {
     for (int i = 0; i < o->ncarry; i++) {
         const Expr *x = &c->p->exs.v[o->init[i]];
         Info in = expr(c, o->init[i]);
-        if (!empty(&in.axes) && x->kind != EX_VAL) fail(c, "a carry starts as a value, not as a tile expression");
+        if (!empty(&in.axes) && x->kind != EX_VAL)
+            fail(c, "a carry starts as a value, not as a tile expression");
     }
     for (int i = 0; i < o->ncarry; i++) {
         define(c, o->carry[i]);
         Set have = axes_of(c, o->carry[i]), want = expr(c, o->init[i]).axes;
-        if (!equal(&have, &want)) fail(c, "carry `%s` and its start have different axes", name(c, o->carry[i]));
+        if (!equal(&have, &want))
+            fail(c, "carry `%s` and its start have different axes", name(c, o->carry[i]));
         bool f = numeric(c->p->vals.v[o->carry[i]].dtype);
-        if (f != (type(c, o->init[i]) == SSD_F32)) fail(c, "carry `%s` and its start have different types", name(c, o->carry[i]));
-        if (!c->p->vals.v[o->carry[i]].carry) fail(c, "`%s` is not marked as a carry", name(c, o->carry[i]));
+        if (f != (type(c, o->init[i]) == SSD_F32))
+            fail(c, "carry `%s` and its start have different types", name(c, o->carry[i]));
+        if (!c->p->vals.v[o->carry[i]].carry)
+            fail(c, "`%s` is not marked as a carry", name(c, o->carry[i]));
         layout(c, o->carry[i], false);
     }
     u32 mark = c->scope.n;
@@ -394,7 +416,8 @@ static void check_loop(Check *c) {
     block(c, &o->body, o);
     c->op = o;
     const TOp *last = o->body.last;
-    if (o->ncarry && (!last || last->op != TOP_YIELD)) fail(c, "the loop carries values, but does not yield");
+    if (o->ncarry && (!last || last->op != TOP_YIELD))
+        fail(c, "the loop carries values, but does not yield");
     while (c->scope.n > mark) c->seen[c->scope.v[--c->scope.n]] = 2;
 }
 
@@ -408,11 +431,14 @@ static void check_yield(Check *c, const TOp *loop) {
         Info in = expr(c, o->init[i]);
         const TVal *t = &c->p->vals.v[loop->carry[i]];
         Set want = axes_of(c, loop->carry[i]);
-        if (!empty(&in.axes) && x->kind != EX_VAL) fail(c, "a tile is yielded as a value, not as an expression");
-        if (!equal(&in.axes, &want)) fail(c, "carry `%s` has other axes than what is yielded", t->name);
+        if (!empty(&in.axes) && x->kind != EX_VAL)
+            fail(c, "a tile is yielded as a value, not as an expression");
+        if (!equal(&in.axes, &want))
+            fail(c, "carry `%s` has other axes than what is yielded", name(c, loop->carry[i]));
         bool same = x->kind == EX_VAL && t->naxes ? t->dtype == c->p->vals.v[x->val].dtype
                                                   : numeric(t->dtype) == (x->dtype == SSD_F32);
-        if (!same) fail(c, "carry `%s` has another type than what is yielded", t->name);
+        if (!same)
+            fail(c, "carry `%s` has another type than what is yielded", name(c, loop->carry[i]));
     }
 }
 
@@ -439,7 +465,8 @@ static void check_op(Check *c, const TOp *loop) {
         if (c->p->tensors.v[o->tensor].role == T_IN) fail(c, "a store to an input");
         in = expr(c, o->e);
         if (!within(&in.axes, &s)) fail(c, "the value has an axis that no index has");
-        if (type(c, o->e) == SSD_BOOL || (type(c, o->e) == SSD_F32 && c->p->tensors.v[o->tensor].dtype == SSD_I32))
+        if (type(c, o->e) == SSD_BOOL ||
+            (type(c, o->e) == SSD_F32 && c->p->tensors.v[o->tensor].dtype == SSD_I32))
             fail(c, "the value has another type than the tensor");
         break;
     case TOP_MAP:
@@ -458,11 +485,14 @@ static void check_op(Check *c, const TOp *loop) {
     case TOP_SCAN:
     case TOP_SWAP:
         operand(c, o->a, o->ax[0]);
-        if (o->op == TOP_SWAP && size(c, o->ax[0]) % 2) fail(c, "axis %s is odd", axis(c, o->ax[0]));
+        if (o->op == TOP_SWAP && size(c, o->ax[0]) % 2)
+            fail(c, "axis %s is odd", axis(c, o->ax[0]));
         s = axes_of(c, o->a);
         result(c, &s);
-        if (o->op == TOP_SWAP) same_type(c, o->a);
-        else result_type(c, numeric(c->p->vals.v[o->a].dtype) ? SSD_F32 : SSD_IDX);
+        if (o->op == TOP_SWAP)
+            same_type(c, o->a);
+        else
+            result_type(c, numeric(c->p->vals.v[o->a].dtype) ? SSD_F32 : SSD_IDX);
         break;
     case TOP_AT:
         rank0(c, o->e, SSD_IDX, "the index");
@@ -477,7 +507,8 @@ static void check_op(Check *c, const TOp *loop) {
     case TOP_PICK: check_pick(c); break;
     case TOP_INV:
         operand(c, o->a, o->ax[0]), operand(c, o->a, o->ax[1]), float_operand(c, o->a);
-        if (o->ax[0] == o->ax[1] || size(c, o->ax[0]) != size(c, o->ax[1])) fail(c, "the matrix is not square");
+        if (o->ax[0] == o->ax[1] || size(c, o->ax[0]) != size(c, o->ax[1]))
+            fail(c, "the matrix is not square");
         s = axes_of(c, o->a);
         result(c, &s);
         result_type(c, SSD_F32);
@@ -535,7 +566,8 @@ static void block(Check *c, const TBlock *b, const TOp *loop) {
     }
 }
 
-// --- Declarations ------------------------------------------------------------------------------------
+// --- Declarations
+// ------------------------------------------------------------------------------------
 static void declarations(Check *c) {
     const Prog *p = c->p;
     if (p->stratum < 0 || p->stratum > 1) fail(c, "stratum %d: only 0 and 1 exist", p->stratum);
@@ -549,7 +581,8 @@ static void declarations(Check *c) {
                 fail(c, "dimension %d of `%s` is no size", d + 1, t->name);
         if (!t->alias) continue;
         u16 a = ssd_prog_find_tensor(p, t->alias);
-        if (t->role != T_OUT || !a || p->tensors.v[a].role != T_IN || p->tensors.v[a].rank != t->rank)
+        if (t->role != T_OUT || !a || p->tensors.v[a].role != T_IN ||
+            p->tensors.v[a].rank != t->rank)
             fail(c, "`%s` cannot share the memory of `%s`", t->name, t->alias);
     }
 }

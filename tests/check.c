@@ -88,8 +88,7 @@ static char *read_file(const char *path, size_t *n) {
     return s;
 }
 
-// --- Lines
-// ----------------------------------------------------------------------------------------
+// --- Lines ---------------------------------------------------------------------------------------
 typedef struct Lines {
     char **v;
     int n;
@@ -144,8 +143,7 @@ static const char *find(const char *s, const char *want, const char **end) {
     return NULL;
 }
 
-// --- Running a command
-// ----------------------------------------------------------------------------
+// --- Running a command ---------------------------------------------------------------------------
 typedef struct Ran {
     int status; // exit status, 128 + signal, or -1: out of time
     char *out, *err;
@@ -212,8 +210,7 @@ static void quote(FILE *to, const char *title, const char *text) {
     free(copy);
 }
 
-// --- Test files
-// -----------------------------------------------------------------------------------
+// --- Test files ----------------------------------------------------------------------------------
 typedef struct FileTest {
     const char *path, *base;
     char dir[4096], tmp[256];
@@ -450,9 +447,8 @@ static bool check_file(const char *path, const char *tmp, FILE *report) {
     return ok;
 }
 
-// --- Programs
-// ------------------------------------------------------------------------------------- Adds up
-// what a program says of itself: our own closing line, or cmocka's, once a group.
+// --- Programs ------------------------------------------------------------------------------------
+// Adds up what a program says of itself: our own closing line, or cmocka's, once a group.
 static Counts count_output(const char *text) {
     Counts c = {0};
     char *copy = strdup(text);
@@ -502,8 +498,7 @@ static Counts check_program(const Test *t, const char *tmp, FILE *report) {
     return c;
 }
 
-// --- The list of tests
-// ----------------------------------------------------------------------------
+// --- The list of tests ---------------------------------------------------------------------------
 static void add_test(const char *name, const char *command) {
     if (opt.only && !strstr(name, opt.only)) return;
     tests = realloc(tests, sizeof *tests * (size_t)(n_tests + 1));
@@ -562,8 +557,7 @@ static void add_item(const char *item) {
     }
 }
 
-// --- Workers
-// --------------------------------------------------------------------------------------
+// --- Workers -------------------------------------------------------------------------------------
 static int remove_one(const char *path, const struct stat *st, int kind, struct FTW *ftw) {
     (void)st, (void)kind, (void)ftw;
     return remove(path);

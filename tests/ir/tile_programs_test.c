@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The ten programs of tests/ir/programs, run by the interpreter against recurrences written here, in
-// double: lengths that no chunk divides, initial states, an empty packed sequence, NaN in a neighbour.
-// The backward program is held against central differences of the recurrence.
+// The ten programs of tests/ir/programs, run by the interpreter against recurrences written here,
+// in double: lengths that no chunk divides, initial states, an empty packed sequence, NaN in a
+// neighbour. The backward program is held against central differences of the recurrence.
 #include "../../ir/tile.h"
 #include "../runtime/test.h"
 
@@ -15,12 +15,15 @@ enum { H = 4, G = 2, P = 8, N = 16 };
 
 static u64 seed;
 static double uniform(void) { return ((double)test_random(&seed) + 0.5) / 0x1p31; }
-static double normal(void) { return sqrt(-2 * log(uniform())) * cos(6.283185307179586 * uniform()); }
+static double normal(void) {
+    return sqrt(-2 * log(uniform())) * cos(6.283185307179586 * uniform());
+}
 static double softplus(double x) { return log1p(exp(x)); }
 static double silu(double x) { return x / (1 + exp(-x)); }
 static double elu1(double x) { return x > 0 ? x + 1 : exp(x); }
 
-// --- Tensors by name -----------------------------------------------------------------------------------
+// --- Tensors by name
+// -----------------------------------------------------------------------------------
 typedef struct Bench {
     Arena a;
     Prog *p;
@@ -53,7 +56,8 @@ static void load(Bench *x, const char *file, i64 b, i64 t, i64 s) {
         Array *r = &x->run.tensor[i];
         if (tt->role == T_WS) continue;
         r->rank = tt->rank;
-        for (int k = 0; k < tt->rank; k++) r->dims[k] = ssd_ex_eval_sym(x->p, tt->dim[k], x->run.sym);
+        for (int k = 0; k < tt->rank; k++)
+            r->dims[k] = ssd_ex_eval_sym(x->p, tt->dim[k], x->run.sym);
         i64 count = ssd_array_count(r);
         r->v = NEWN(&x->a, double, count + 1);
         for (i64 k = 0; k < count; k++) r->v[k] = tt->role == T_IN ? normal() : NAN;
@@ -68,7 +72,7 @@ static double *tensor(const Bench *x, const char *name) {
 static i64 count(const Bench *x, const char *name) {
     return ssd_array_count(&x->run.tensor[ssd_prog_find_tensor(x->p, name)]);
 }
-static double *again(Bench *x, const char *name) {  // an array like a tensor's
+static double *again(Bench *x, const char *name) { // an array like a tensor's
     return NEWN(&x->a, double, count(x, name) + 1);
 }
 
@@ -90,7 +94,8 @@ static void same(const Bench *x, const char *name, const double *want, double bo
         worst = fmax(worst, fabs(got[i] - want[i]));
     }
     if (!CHECK(number && worst <= bound * top))
-        printf("%s b=%d t=%d: %s is off by %g\n", x->p->name, (int)x->b, (int)x->t, name, worst / top);
+        printf("%s b=%d t=%d: %s is off by %g\n", x->p->name, (int)x->b, (int)x->t, name,
+               worst / top);
 }
 
 // A rate of decay: negative, mostly mild.
@@ -99,13 +104,14 @@ static void decays(Bench *x, const char *name) {
     for (i64 i = 0; i < count(x, name); i++) l[i] = -softplus(l[i]);
 }
 
-// --- Recurrences ---------------------------------------------------------------------------------------
-// One head: h = h*exp(l) + v k, y = h q. l has one value (wide = false) or one a feature of k.
+// --- Recurrences
+// --------------------------------------------------------------------------------------- One head:
+// h = h*exp(l) + v k, y = h q. l has one value (wide = false) or one a feature of k.
 typedef struct Seq {
     const double *q, *k, *v, *l;
-    i64 sq, sv, sl;  // from a token to the next
+    i64 sq, sv, sl; // from a token to the next
     bool wide, delta;
-    const double *beta;  // delta rule: u = beta*(v - h k), spaced like l
+    const double *beta; // delta rule: u = beta*(v - h k), spaced like l
 } Seq;
 static void walk(const Seq *s, i64 t0, i64 t1, i64 step, double *h, double *y, bool add) {
     for (i64 t = t0; t != t1; t += step) {
@@ -155,7 +161,8 @@ static Mamba mamba_of(const Bench *x) {
                    tensor(x, "C"), tensor(x, "D"),  tensor(x, "h0"),    NULL};
 }
 
-// --- The programs --------------------------------------------------------------------------------------
+// --- The programs
+// --------------------------------------------------------------------------------------
 static void test_mamba(const char *file, i64 b, i64 t) {
     Bench x;
     load(&x, file, b, t, 0);
@@ -196,7 +203,7 @@ static double loss(Bench *x, const Mamba *m) {
 }
 
 static void test_backward(i64 t) {
-    static const char *const names[][2] = {{"x", "dx"}, {"dt", "ddt"}, {"B", "dB"},    {"C", "dC"},
+    static const char *const names[][2] = {{"x", "dx"},   {"dt", "ddt"},   {"B", "dB"}, {"C", "dC"},
                                            {"h0", "dh0"}, {"A_log", "wA"}, {"D", "wD"}};
     Bench x;
     load(&x, "04_backward", 2, t, 0);
@@ -210,7 +217,7 @@ static void test_backward(i64 t) {
             double f[5], eps = 1e-3;
             memcpy(keep, v, (size_t)n * sizeof *v);
             for (i64 i = 0; i < n; i++) d[i] = normal();
-            for (i64 i = 0; i < n; i++)  // parts: sums over chunks and batch are left to the caller
+            for (i64 i = 0; i < n; i++) // parts: sums over chunks and batch are left to the caller
                 for (i64 c = 0; c < parts; c++) {
                     want += g[c * n + i] * d[i];
                     norm += g[c * n + i] * g[c * n + i];
@@ -223,14 +230,15 @@ static void test_backward(i64 t) {
             // Fourth order: truncation eps^4 and cancellation 1e-16/eps are both near 1e-12.
             double got = (f[0] - 8 * f[1] + 8 * f[3] - f[4]) / (12 * eps);
             if (!CHECK(fabs(got - want) < 1e-8 * (sqrt(norm) + fabs(want))))
-                printf("backward t=%d: %s: %g by differences, %g\n", (int)t, names[k][1], got, want);
+                printf("backward t=%d: %s: %g by differences, %g\n", (int)t, names[k][1], got,
+                       want);
         }
     }
     ssd_arena_free(&x.a);
 }
 
 static void heads(Bench *x, Seq base, const char *state, const char *out) {
-    double *hT = state ? again(x, state) : NEWN(&x->a, double, x->b * H * P * N), *y = again(x, out);
+    double *hT = state ? again(x, state) : NEWN(&x->a, double, x->b *H *P *N), *y = again(x, out);
     if (state) memcpy(hT, tensor(x, "h0"), (size_t)count(x, "h0") * sizeof *hT);
     for (i64 i = 0; i < x->b * H; i++) {
         i64 tok = i / H * x->t * H + i % H;
@@ -246,8 +254,13 @@ static void heads(Bench *x, Seq base, const char *state, const char *out) {
 }
 
 static Seq seq_of(const Bench *x, const char *l) {
-    return (Seq){.q = tensor(x, "q"), .k = tensor(x, "k"), .v = tensor(x, "v"), .l = tensor(x, l),
-                 .sq = H * N, .sv = H * P, .sl = H};
+    return (Seq){.q = tensor(x, "q"),
+                 .k = tensor(x, "k"),
+                 .v = tensor(x, "v"),
+                 .l = tensor(x, l),
+                 .sq = H * N,
+                 .sv = H * P,
+                 .sl = H};
 }
 
 static void test_vector_decay(i64 t) {
@@ -283,16 +296,22 @@ static void test_normaliser(i64 t) {
     Bench x;
     load(&x, "07_normaliser", 2, t, 0);
     double *q = again(&x, "Q"), *k = again(&x, "K"), *y = again(&x, "o"), h[P * N];
-    for (i64 i = 0; i < count(&x, "Q"); i++) q[i] = elu1(tensor(&x, "Q")[i]), k[i] = elu1(tensor(&x, "K")[i]);
+    for (i64 i = 0; i < count(&x, "Q"); i++)
+        q[i] = elu1(tensor(&x, "Q")[i]), k[i] = elu1(tensor(&x, "K")[i]);
     for (i64 i = 0; i < x.b * H; i++) {
         i64 tok = i / H * t * H + i % H;
-        Seq s = {.q = q + tok * N, .k = k + tok * N, .v = tensor(&x, "V") + tok * P, .sq = H * N, .sv = H * P};
+        Seq s = {.q = q + tok * N,
+                 .k = k + tok * N,
+                 .v = tensor(&x, "V") + tok * P,
+                 .sq = H * N,
+                 .sv = H * P};
         double sum[N] = {0};
         memset(h, 0, sizeof h);
         walk(&s, 0, t, 1, h, y + tok * P, false);
         for (i64 r = 0; r < t; r++) {
             double d = 0;
-            for (int n = 0; n < N; n++) sum[n] += s.k[r * s.sq + n], d += sum[n] * s.q[r * s.sq + n];
+            for (int n = 0; n < N; n++)
+                sum[n] += s.k[r * s.sq + n], d += sum[n] * s.q[r * s.sq + n];
             for (int p = 0; p < P; p++) y[(tok + r * H) * P + p] /= fmax(d, 1e-6);
         }
     }
@@ -310,7 +329,7 @@ static void test_quadratic(i64 t) {
 
 static void test_packed(void) {
     static const int cu[] = {0, 5, 5, 21, 53, 69};
-    enum { S = COUNTOF(cu) - 1, BAD = 2 };  // sequence 2 holds NaN and infinity
+    enum { S = COUNTOF(cu) - 1, BAD = 2 }; // sequence 2 holds NaN and infinity
     Bench x;
     load(&x, "09_packed", 1, cu[S], S);
     decays(&x, "l");
@@ -331,7 +350,8 @@ static void test_packed(void) {
     if (!run(&x)) return;
     // The bad sequence is left out of the comparison; its neighbours must not see it.
     double *got[] = {tensor(&x, "o"), tensor(&x, "hT")}, *want[] = {y, hT};
-    i64 from[] = {cu[BAD] * H * P, BAD * H * P * N}, to[] = {cu[BAD + 1] * H * P, (BAD + 1) * H * P * N};
+    i64 from[] = {cu[BAD] * H * P, BAD * H * P * N},
+        to[] = {cu[BAD + 1] * H * P, (BAD + 1) * H * P * N};
     for (int k = 0; k < 2; k++)
         for (i64 i = from[k]; i < to[k]; i++) got[k][i] = want[k][i] = 0;
     same(&x, "o", y, BOUND);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Tile text: whole-text goldens with every op, parse(print(x)) = x, the text of expressions and the
-// folding behind it, errors with their places, what the verifier refuses, and hostile text (cut, flipped,
-// nested, shuffled), which must only ever give messages.
+// folding behind it, errors with their places, what the verifier refuses, and hostile text (cut,
+// flipped, nested, shuffled), which must only ever give messages.
 #include "../../ir/tile.h"
 #include "../runtime/test.h"
 
@@ -29,8 +29,10 @@ static void golden(const char *s) {
     Arena a = {0};
     Text errors = {0};
     Prog *p = parsed(&a, s, strlen(s), &errors);
-    if (p) CHECK_SAME(printed(&a, p), s);
-    else CHECK_SAME(errors.s, "");
+    if (p)
+        CHECK_SAME(printed(&a, p), s);
+    else
+        CHECK_SAME(errors.s, "");
     ssd_text_free(&errors);
     ssd_arena_free(&a);
 }
@@ -125,24 +127,29 @@ static void test_golden(void) {
 }
 
 static void test_files(void) {
-    static const char *const files[] = {"01_forward", "02_segments", "03_step", "04_backward", "05_vector_decay",
-                                        "06_delta", "07_normaliser", "08_quadratic", "09_packed", "10_bidirectional"};
+    static const char *const files[] = {
+        "01_forward", "02_segments",   "03_step",      "04_backward", "05_vector_decay",
+        "06_delta",   "07_normaliser", "08_quadratic", "09_packed",   "10_bidirectional"};
     for (size_t i = 0; i < COUNTOF(files); i++) {
         Arena a = {0};
         Text errors = {0};
         size_t n;
-        char *text = test_read_file(ssd_arena_printf(&a, "%s/tests/ir/programs/%s.ssd", SOURCE_DIR, files[i]), &n);
+        char *text = test_read_file(
+            ssd_arena_printf(&a, "%s/tests/ir/programs/%s.ssd", SOURCE_DIR, files[i]), &n);
         Prog *p = parsed(&a, text, n, &errors);
-        if (CHECK(p != NULL)) golden(printed(&a, p));
-        else printf("%s", errors.s);
+        if (CHECK(p != NULL))
+            golden(printed(&a, p));
+        else
+            printf("%s", errors.s);
         free(text);
         ssd_text_free(&errors);
         ssd_arena_free(&a);
     }
 }
 
-// --- Expressions ---------------------------------------------------------------------------------------
-// Written `from`, printed `to`, as the body of a map of the given dtype.
+// --- Expressions
+// --------------------------------------------------------------------------------------- Written
+// `from`, printed `to`, as the body of a map of the given dtype.
 static void test_exprs(void) {
     static const struct {
         const char *dtype, *from, *to;
@@ -202,13 +209,16 @@ static void test_exprs(void) {
     for (size_t i = 0; i < COUNTOF(table); i++) {
         Arena a = {0};
         static const char head[] = "program e stratum 0\naxes i=4\nkernel k grid c=3 g=2\n"
-                                   "  x = map {c*0.5} : f32\n  y = map {g*0.5} : f32\n  z = map {c*1.5} : f32\n  w = map {";
+                                   "  x = map {c*0.5} : f32\n  y = map {g*0.5} : f32\n  z = map "
+                                   "{c*1.5} : f32\n  w = map {";
         char *text = ssd_arena_printf(&a, "%s%s} : %s\n", head, table[i].from, table[i].dtype);
         char *want = ssd_arena_printf(&a, "%s%s} : %s\n", head, table[i].to, table[i].dtype);
         Text errors = {0};
         Prog *p = parsed(&a, text, strlen(text), &errors);
-        if (p) CHECK_SAME(strstr(printed(&a, p), "  w ="), strstr(want, "  w ="));
-        else CHECK_SAME(errors.s, table[i].from);
+        if (p)
+            CHECK_SAME(strstr(printed(&a, p), "  w ="), strstr(want, "  w ="));
+        else
+            CHECK_SAME(errors.s, table[i].from);
         golden(want);
         ssd_text_free(&errors);
         ssd_arena_free(&a);
@@ -220,16 +230,18 @@ static void test_built(void) {
     Prog *p = ssd_prog_new(&a, "two words");
     ssd_prog_axis(p, "j", 4);
     Ex dim[] = {ssd_ex_sym(p, "t")};
-    u16 x = ssd_prog_tensor(p, T_IN, "X", SSD_F32, 1, dim), y = ssd_prog_tensor(p, T_OUT, "Y", SSD_F32, 1, dim);
+    u16 x = ssd_prog_tensor(p, T_IN, "X", SSD_F32, 1, dim),
+        y = ssd_prog_tensor(p, T_OUT, "Y", SSD_F32, 1, dim);
     TKernel *k = ssd_prog_kernel(p, "k");
-    Val g = ssd_prog_grid(p, k, "j", ssd_ex_int(p, 3));  // an axis has the name
+    Val g = ssd_prog_grid(p, k, "j", ssd_ex_int(p, 3)); // an axis has the name
     TB b = {p, &k->body};
     Ex j = ssd_ex_axis(p, 1), at = ssd_ex_fn(p, FN_ADD, ssd_ex_val(p, g), j, 0);
     Val v[4];
-    for (int i = 0; i < 4; i++) v[i] = ssd_tile_load(&b, i < 3 ? "s1" : "max", SSD_F32, x, &at, 1, 0);
+    for (int i = 0; i < 4; i++)
+        v[i] = ssd_tile_load(&b, i < 3 ? "s1" : "max", SSD_F32, x, &at, 1, 0);
     Ex sum = ssd_ex_val(p, v[0]);
     for (int i = 1; i < 4; i++) sum = ssd_ex_fn(p, FN_ADD, sum, ssd_ex_val(p, v[i]), 0);
-    CHECK(sum == ssd_ex_fn(p, FN_ADD, p->exs.v[sum].arg[0], ssd_ex_val(p, v[3]), 0));  // one node
+    CHECK(sum == ssd_ex_fn(p, FN_ADD, p->exs.v[sum].arg[0], ssd_ex_val(p, v[3]), 0)); // one node
     ssd_tile_store(&b, y, &at, 1, sum, 0);
     const char *want = "program two_words stratum 0\n"
                        "sym t\n"
@@ -247,8 +259,9 @@ static void test_built(void) {
     ssd_arena_free(&a);
 }
 
-// --- Errors --------------------------------------------------------------------------------------------
-// The body of a kernel and the message it gives, the first line of it. Line 1 of the body is line 8.
+// --- Errors
+// -------------------------------------------------------------------------------------------- The
+// body of a kernel and the message it gives, the first line of it. Line 1 of the body is line 8.
 static void test_errors(void) {
     static const struct {
         const char *body, *message;
@@ -274,9 +287,12 @@ static void test_errors(void) {
         {"v = map {\001}", "p:8:12: error: unexpected byte 0x01"},
         {"v = map {\tx}", "p:8:12: error: unexpected byte 0x09"},
         {"v = map {99999999999999999999}", "p:8:12: error: the number is too large for an index"},
-        {"for c in 0..3\n     v = fill 0[i]\n    w = fill 0[i]", "p:10:5: error: the indentation does not match"},
-        {"for c in 0..3\n    v = fill 0[i]\n  w = map {v}", "p:10:12: error: `v` is defined in another block"},
-        {"if b\n    v = fill 0[i]", "p:8:1: error: kernel k: line 8: the condition must be a condition"},
+        {"for c in 0..3\n     v = fill 0[i]\n    w = fill 0[i]",
+         "p:10:5: error: the indentation does not match"},
+        {"for c in 0..3\n    v = fill 0[i]\n  w = map {v}",
+         "p:10:12: error: `v` is defined in another block"},
+        {"if b\n    v = fill 0[i]",
+         "p:8:1: error: kernel k: line 8: the condition must be a condition"},
         // meaning
         {"store Y[b, 0, p] = 1; v = rename v i->j", "p:8:36: error: unknown value `v`"},
         {"v = load X[b, i*i, p]", "index 2 is not affine in the tile axes"},
@@ -292,7 +308,8 @@ static void test_errors(void) {
         {"v = map {A[i]}", "index 1 of `A` must be a rank-0 index inside an expression"},
         {"v = map {b} : f32; w = map {b < 1} : f32", "`w` has the wrong dtype"},
         {"v = map {0.5} : idx", "`v` has the wrong dtype"},
-        {"x = fill 0[i p]; y = fill 0[p j]; v = mma x y keep p j", "axis j is kept, but not shared"},
+        {"x = fill 0[i p]; y = fill 0[p j]; v = mma x y keep p j",
+         "axis j is kept, but not shared"},
         {"x = fill 0[i p]; y = fill 0[p j]; a = fill 0[i p]; v = mma x y + a",
          "the accumulator `a` has other axes than the product"},
         {"x = fill 0[i p]; v = reduce sum j {x}", "the expression has no axis j"},
@@ -309,11 +326,16 @@ static void test_errors(void) {
         {"x = fill 0[u]; v = swap x u halves", "axis u is odd"},
         {"x = fill 0[i p]; v = inv x i p", "the matrix is not square"},
         {"x = fill 0[i p]; y = fill 0[i]; v = put x i=0 y", "`y` has not the axes of the slice"},
-        {"for c in 0..3 carry s=0.0\n    v = map {s}", "the loop carries values, but does not yield"},
-        {"for c in 0..3 carry s=0.0\n    yield 1", "carry `s` has another type than what is yielded"},
-        {"for c in 0..3 carry s=0.0\n    yield 1.0, 2.0", "the loop carries 1 values, 2 are yielded"},
-        {"x = fill 0[i]\n  for c in 0..3 carry s=x\n    y = fill 0[j]\n    yield y", "carry `s` has other axes"},
-        {"x = fill 0[i]\n  for c in 0..3 carry s=x\n    yield s*2", "a tile is yielded as a value, not as an expression"},
+        {"for c in 0..3 carry s=0.0\n    v = map {s}",
+         "the loop carries values, but does not yield"},
+        {"for c in 0..3 carry s=0.0\n    yield 1",
+         "carry `s` has another type than what is yielded"},
+        {"for c in 0..3 carry s=0.0\n    yield 1.0, 2.0",
+         "the loop carries 1 values, 2 are yielded"},
+        {"x = fill 0[i]\n  for c in 0..3 carry s=x\n    y = fill 0[j]\n    yield y",
+         "carry `s` has other axes"},
+        {"x = fill 0[i]\n  for c in 0..3 carry s=x\n    yield s*2",
+         "a tile is yielded as a value, not as an expression"},
         {"if b < 1\n    yield", "a yield must be the last op of a loop"},
         {"v = buf 16 @mem", "an op of stratum 1 in a program of stratum 0"},
         {"v = fill 0[i] : f32[i] @scalar", "`v` has a space, but the program claims stratum 0"},
@@ -322,11 +344,16 @@ static void test_errors(void) {
     for (size_t i = 0; i < COUNTOF(table); i++) {
         Arena a = {0};
         Text errors = {0};
-        char *text = ssd_arena_printf(&a, "program e stratum 0\nsym t\naxes i=4 j=4 p=8 u=3\nin X f32[2 t 8]\n"
-                                          "in A f32[2]\nout Y f32[2 t 8]\nkernel k grid b=2\n  %s\n", table[i].body);
+        char *text =
+            ssd_arena_printf(&a,
+                             "program e stratum 0\nsym t\naxes i=4 j=4 p=8 u=3\nin X f32[2 t 8]\n"
+                             "in A f32[2]\nout Y f32[2 t 8]\nkernel k grid b=2\n  %s\n",
+                             table[i].body);
         bool refused = !parsed(&a, text, strlen(text), &errors);
-        if (!CHECK(refused)) printf("accepted: %s\n", table[i].body);
-        else CHECK_HOLDS(errors.s, table[i].message);
+        if (!CHECK(refused))
+            printf("accepted: %s\n", table[i].body);
+        else
+            CHECK_HOLDS(errors.s, table[i].message);
         ssd_text_free(&errors);
         ssd_arena_free(&a);
     }
@@ -341,20 +368,28 @@ static void test_placed_errors(void) {
         {"v = fill 0[i] : f32[i] @mem(i)", "`v` lies in no buffer"},
         {"v = fill 0[i] : f32[i] @mem(i) in b+13", "`v` exceeds its buffer `b` of 64 bytes"},
         {"v = fill 0[i] : f32[i] @mem(i:6) in b", "`v` exceeds its buffer `b` of 64 bytes"},
-        {"v = fill 0[i] : bf16[i] @mem(i:10) in b", ""},  // 62 bytes
+        {"v = fill 0[i] : bf16[i] @mem(i:10) in b", ""}, // 62 bytes
         {"v = fill 0[i] : f32[i] @mem in b", "the layout of `v` has other axes than its type"},
-        {"v = fill 0[i] : f32[i] @shared(i) in b", "`v` and its buffer `b` are in different spaces"},
-        {"c = buf 64 @shared; v = fill 0[i] : f32[i] @shared(i) in c\n  w = map {v} : f32[i] @reg(i)", ""},
-        {"c = buf 64 @shared; v = fill 0[i] : f32[i] @shared(i) in c\n  w = scan sum i v : f32[i] @reg(i)",
+        {"v = fill 0[i] : f32[i] @shared(i) in b",
+         "`v` and its buffer `b` are in different spaces"},
+        {"c = buf 64 @shared; v = fill 0[i] : f32[i] @shared(i) in c\n  w = map {v} : f32[i] "
+         "@reg(i)",
+         ""},
+        {"c = buf 64 @shared; v = fill 0[i] : f32[i] @shared(i) in c\n  w = scan sum i v : f32[i] "
+         "@reg(i)",
          "`v` is in shared memory: copy it first"},
     };
     for (size_t i = 0; i < COUNTOF(table); i++) {
         Arena a = {0};
         Text errors = {0};
-        char *text = ssd_arena_printf(&a, "program e stratum 1\naxes i=4\nkernel k\n  b = buf 64 @mem\n  %s\n", table[i].body);
+        char *text = ssd_arena_printf(
+            &a, "program e stratum 1\naxes i=4\nkernel k\n  b = buf 64 @mem\n  %s\n",
+            table[i].body);
         Prog *p = parsed(&a, text, strlen(text), &errors);
-        if (*table[i].message) CHECK_HOLDS(errors.s, table[i].message);
-        else if (!CHECK(p != NULL)) printf("%s: %s\n", table[i].body, errors.s);
+        if (*table[i].message)
+            CHECK_HOLDS(errors.s, table[i].message);
+        else if (!CHECK(p != NULL))
+            printf("%s: %s\n", table[i].body, errors.s);
         ssd_text_free(&errors);
         ssd_arena_free(&a);
     }
@@ -388,11 +423,12 @@ static void test_declaration_errors(void) {
     }
 }
 
-// --- Hostile text --------------------------------------------------------------------------------------
-// Whatever parses must print to text that is its own print.
+// --- Hostile text
+// -------------------------------------------------------------------------------------- Whatever
+// parses must print to text that is its own print.
 static void survive(const char *s, size_t n) {
     Arena a = {0};
-    char *copy = malloc(n ? n : 1);  // exactly n bytes: reading past them shows
+    char *copy = malloc(n ? n : 1); // exactly n bytes: reading past them shows
     memcpy(copy, s, n);
     Diag d = {.arena = &a, .file = "p", .source = copy, .source_len = n};
     Prog *p = ssd_tile_parse(&a, copy, n, "p", &d);
@@ -427,20 +463,20 @@ static void test_hostile(void) {
             size_t len = n, at = test_random(&state) % n, other = test_random(&state) % n;
             size_t part = 1 + test_random(&state) % 12;
             switch (test_random(&state) % 4) {
-            case 0:  // other bytes
+            case 0: // other bytes
                 for (u32 e = 1 + test_random(&state) % 3; e; e--)
                     s[test_random(&state) % n] = bytes[test_random(&state) % (sizeof bytes)];
                 break;
-            case 1:  // a piece is missing
+            case 1: // a piece is missing
                 part = MIN(part, n - at);
                 memmove(s + at, s + at + part, n - at - part);
                 len = n - part;
                 break;
-            case 2:  // a piece of another place
+            case 2: // a piece of another place
                 part = MIN(part, n - MAX(at, other));
                 memmove(s + at, sources[k] + other, part);
                 break;
-            default:  // a byte more
+            default: // a byte more
                 memmove(s + at + 1, s + at, n - at);
                 s[at] = bytes[test_random(&state) % (sizeof bytes - 1)];
                 len = n + 1;
@@ -462,11 +498,12 @@ static char *repeat(Arena *a, const char *head, const char *part, int n, const c
 }
 
 static void test_deep(void) {
-    static const char head[] = "program d stratum 0\naxes i=4\nin X f32[9]\nkernel k grid b=2\n  v = map {";
+    static const char head[] =
+        "program d stratum 0\naxes i=4\nin X f32[9]\nkernel k grid b=2\n  v = map {";
     static const struct {
         const char *part, *tail;
-    } table[] = {{"(", ""}, {"-", "1"}, {"not ", "true"}, {"1*(b + ", "1"}, {"X[", ""}, {"exp(", "1"},
-                 {"X[b]*", "1}\n"}, {"b + ", "1}\n"}, {"1, ", ""}};
+    } table[] = {{"(", ""},     {"-", "1"},        {"not ", "true"}, {"1*(b + ", "1"}, {"X[", ""},
+                 {"exp(", "1"}, {"X[b]*", "1}\n"}, {"b + ", "1}\n"}, {"1, ", ""}};
     for (size_t i = 0; i < COUNTOF(table); i++)
         for (int n = 10; n <= 100000; n *= 100) {
             Arena a = {0};
@@ -495,7 +532,7 @@ int main(void) {
     test_errors();
     test_placed_errors();
     test_declaration_errors();
-    if (setlocale(LC_NUMERIC, "de_DE.UTF-8")) test_golden();  // a host with a decimal comma
+    if (setlocale(LC_NUMERIC, "de_DE.UTF-8")) test_golden(); // a host with a decimal comma
     test_hostile();
     test_deep();
     return test_end();

@@ -8,8 +8,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-// --- Counting
-// ---------------------------------------------------------------------------------------
+// --- Counting ------------------------------------------------------------------------------------
 static char label_text[512];
 static int passed, failed, skipped;
 
@@ -22,9 +21,14 @@ static void on_crash(int sig) {
     _exit(128 + sig);
 }
 
+// A sanitizer's report ends with what was being tried, too.
+void __sanitizer_set_death_callback(void (*callback)(void)) __attribute__((weak));
+static void on_report(void) { on_crash(SIGABRT); }
+
 void label(const char *fmt, ...) {
     if (!label_text[0]) {
-        static const int fatal[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT};
+        if (__sanitizer_set_death_callback) __sanitizer_set_death_callback(on_report);
+        static const int fatal[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT, SIGALRM};
         for (size_t i = 0; i < COUNTOF(fatal); i++) signal(fatal[i], on_crash);
     }
     va_list ap;
@@ -69,8 +73,7 @@ int closing_line(void) {
     return failed != 0 || passed == 0;
 }
 
-// --- Layers
-// -----------------------------------------------------------------------------------------
+// --- Layers --------------------------------------------------------------------------------------
 static _Noreturn void broken(const char *what, const char *why) {
     printf("%s: %s: %s\n%d passed, %d failed\n", label_text, what, why ? why : "", passed,
            failed + 1);
@@ -165,8 +168,7 @@ const SpecTensor *layer_tensor(const Layer *l, const char *name, bool output) {
     return NULL;
 }
 
-// --- Values
-// -------------------------------------------------------------------------------------------
+// --- Values --------------------------------------------------------------------------------------
 Array *value(Values v, const char *name) {
     for (int i = 0; i < v.n; i++)
         if (!strcmp(v.v[i].name, name)) return &v.v[i].a;
@@ -234,8 +236,7 @@ void round_values(const Layer *l, Values in) {
     }
 }
 
-// --- Guarded memory
-// -------------------------------------------------------------------------------------
+// --- Guarded memory ------------------------------------------------------------------------------
 static size_t page_round(size_t n) { return (n + 4095) & ~(size_t)4095; }
 
 void *guarded(size_t bytes, bool at_start) {
@@ -251,8 +252,7 @@ void unguard(void *p, size_t bytes) {
     munmap((char *)p - ((uintptr_t)p - first) - 4096, page_round(bytes) + 8192);
 }
 
-// --- Tensors of any layout
-// ------------------------------------------------------------------------------
+// --- Tensors of any layout -----------------------------------------------------------------------
 const char *const layout_names[LAYOUTS] = {"dense",    "padded", "negative",
                                            "reversed", "spaced", "misaligned"};
 enum { GAP = 0xA5 }; // bytes no tensor owns; as bf16, f16 or f32 they are tiny negative numbers
@@ -434,8 +434,7 @@ Values launch(Arena *a, ssd_kernel *k, const Layer *l, Values in, Sizes z, const
     return out;
 }
 
-// --- Comparing
-// --------------------------------------------------------------------------------------------
+// --- Comparing -----------------------------------------------------------------------------------
 // Bounds of DESIGN section 7 by the narrowest dtype on an output's way, and why:
 //   f32   1e-5 of the largest value: sums of some thousand f32 products, and exp of f32 sums of
 //   decays bf16  4e-3 rms: half an ulp is 2^-9 of a value, uniform: 1.1e-3 rms, the rest for bf16
@@ -487,8 +486,7 @@ bool same_bits(Values a, Values b) {
     return check(a.n > 0 && a.n == b.n, "nothing to compare");
 }
 
-// --- What a graph says
-// --------------------------------------------------------------------------------
+// --- What a graph says ---------------------------------------------------------------------------
 bool graph_causal(const Graph *g) {
     for (u32 i = 1; i < g->nodes.n; i++) {
         const Node *n = &g->nodes.v[i];
@@ -549,29 +547,31 @@ static int degree(const Graph *g, Ref r, Ref input, const int *deg) {
         if (d[0] < 0 || d[1] < 0 || d[2] < 0) return -1;
         return MIN(d[0] + d[1] + d[2], 2);
     }
+    case OP_FINAL: { // an ssd's state does not know the query
+        const Node *of = &g->nodes.v[n->arg[0]];
+        if (of->op != OP_SSD || d[0] < 0 || d[0] > 1) return d[0];
+        return MAX(deg[of->arg[1]], 0) + MAX(deg[of->arg[2]], 0);
+    }
     case OP_CAST:
     case OP_SUM:
     case OP_SLICE:
     case OP_SPREAD:
     case OP_FOLD:
-    case OP_SWAP:
-    case OP_FINAL: return d[0];
+    case OP_SWAP: return d[0];
     case OP__COUNT: break;
     }
     return 2;
 }
 
-const char *graph_linear_input(const Layer *l, const char **out_output) {
+bool graph_linear(const Layer *l, int i, const char **out_input, const char **out_output) {
     const Graph *g = l->graph;
     int *deg = calloc(g->nodes.n, sizeof *deg);
-    const char *found = NULL;
-    for (u32 i = 0; i < g->ins.n && !found; i++) {
-        for (u32 r = 1; r < g->nodes.n; r++) deg[r] = degree(g, r, g->ins.v[i], deg);
-        for (u32 o = 0; o < g->outs.n && !found; o++)
-            if (deg[g->outs.v[o].ref] == 1) {
-                found = g->names.v[g->nodes.v[g->ins.v[i]].name];
-                *out_output = g->outs.v[o].name;
-            }
+    bool found = false;
+    *out_input = g->names.v[g->nodes.v[g->ins.v[i]].name];
+    for (u32 r = 1; r < g->nodes.n; r++) deg[r] = degree(g, r, g->ins.v[i], deg);
+    for (u32 o = 0; o < g->outs.n && !found; o++) {
+        found = deg[g->outs.v[o].ref] == 1;
+        *out_output = g->outs.v[o].name;
     }
     free(deg);
     return found;

@@ -7,9 +7,8 @@
 #include "../../frontend/host.h"
 #include "../../frontend/random.h"
 
-// --- Counting
-// --------------------------------------------------------------------------------------- Says what
-// is being tried: it stands before each failure, and a crash prints it.
+// --- Counting ------------------------------------------------------------------------------------
+// Says what is being tried: it stands before each failure, and a crash prints it.
 void label(const char *fmt, ...) SSD_PRINTF(1, 2);
 // Counts a check and prints a failed one.
 bool check(bool ok, const char *fmt, ...) SSD_PRINTF(2, 3);
@@ -17,8 +16,7 @@ void skip(const char *fmt, ...) SSD_PRINTF(1, 2);
 int failures(void);
 int closing_line(void); // prints 'N passed, N failed', returns the exit status
 
-// --- Layers and values
-// --------------------------------------------------------------------------------
+// --- Layers and values ---------------------------------------------------------------------------
 typedef struct Layer { // a spec in one mode
     Arena arena;
     const char *name, *text, *mode, *dims;
@@ -48,8 +46,7 @@ void drop_value(Values *v, const char *name);
 i64 index_along(const SpecTensor *st, const Array *a, const char *axis, i64 i);
 void round_values(const Layer *l, Values in); // to the inputs' dtypes
 
-// --- Launches
-// -------------------------------------------------------------------------------------------
+// --- Launches ------------------------------------------------------------------------------------
 typedef enum { DENSE, PADDED, NEGATIVE, REVERSED, SPACED, MISALIGNED, LAYOUTS } Layout;
 extern const char *const layout_names[LAYOUTS];
 typedef struct How {
@@ -69,20 +66,19 @@ compile(ssd_context *cx, const Layer *l, const char *schedule, const char *targe
 // failed.
 Values launch(Arena *a, ssd_kernel *k, const Layer *l, Values in, Sizes z, const How *how);
 
-// --- Comparing
-// -------------------------------------------------------------------------------------------- One
-// check an output of `got`, each within the bound of its dtype times `slack`.
+// --- Comparing -----------------------------------------------------------------------------------
+// One check an output of `got`, each within the bound of its dtype times `slack`.
 bool near(const Layer *l, Values got, Values want, double slack);
 bool same_bits(Values a, Values b); // one check
 
-// --- What a graph says
-// ------------------------------------------------------------------------------------
+// --- What a graph says ---------------------------------------------------------------------------
 bool graph_causal(const Graph *g);   // no output depends on later tokens
 bool graph_splits(const Layer *fwd); // all that crosses time has an initial and a final state
-const char *graph_linear_input(const Layer *l,
-                               const char **out_output); // an input some output is linear in
+// Is some output linear in the i-th input? Names both.
+bool graph_linear(const Layer *l, int i, const char **out_input, const char **out_output);
 
-// Memory with an inaccessible page on both sides; the bytes end (or start) flush with one of them.
+// Memory with an inaccessible page on both sides; the bytes end (or
+// start) flush with one of them.
 void *guarded(size_t bytes, bool at_start);
 void unguard(void *p, size_t bytes);
 

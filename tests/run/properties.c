@@ -36,8 +36,7 @@ static void zero_states(const Layer *l, Values in) {
         if (l->in[i].is_state) set_zero(value(in, l->in[i].name));
 }
 
-// --- Every form, chunk length and sequence length is the same function
-// ---------------------------------
+// --- Every form, chunk length and sequence length is the same function ---------------------------
 typedef struct Known { // one sequence length's inputs and meaning
     i64 t;
     Sizes z;
@@ -100,8 +99,7 @@ static void test_forms(const Layer *l) {
     ssd_arena_free(&known.arena);
 }
 
-// --- Any strides, any offset, nothing written beside
-// -----------------------------------------------------
+// --- Any strides, any offset, nothing written beside ---------------------------------------------
 static void broadcast(const Layer *l, Values in, int d) {
     for (int i = 0; i < in.n; i++) {
         Array *x = &in.v[i].a;
@@ -144,8 +142,7 @@ static void test_layouts(const Layer *l) {
     ssd_arena_free(&a);
 }
 
-// --- Same bits from run to run and for any number of threads
-// -----------------------------------------------
+// --- Same bits from run to run and for any number of threads -------------------------------------
 static void test_repeats(const Layer *l) {
     Arena a = {0};
     const Sizes z = sizes(l, 1, 100);
@@ -172,8 +169,7 @@ static void test_repeats(const Layer *l) {
     ssd_arena_free(&a);
 }
 
-// --- Future tokens do not move the past, to the bit
-// --------------------------------------------------------
+// --- Future tokens do not move the past, to the bit ----------------------------------------------
 static void test_causal(const Layer *l) {
     if (!graph_causal(l->graph) || l->packed) return;
     Arena a = {0};
@@ -213,9 +209,8 @@ static void test_causal(const Layer *l) {
     ssd_arena_free(&a);
 }
 
-// --- A sequence in two pieces, the state handed on, is the whole
-// --------------------------------------------- Tokens from..to of every tensor that has a time
-// axis.
+// --- A sequence in two pieces, the state handed on, is the whole ---------------------------------
+// Tokens from..to of every tensor that has a time axis.
 static Values tokens(Arena *a, const Layer *l, Values v, bool outputs, i64 from, i64 to) {
     Values c = {NEWN(a, NamedArray, v.n + 1), v.n};
     for (int i = 0; i < v.n; i++) {
@@ -270,9 +265,9 @@ static void test_split(const Layer *l) {
     ssd_arena_free(&a);
 }
 
-// --- Steps are the forward pass
-// --------------------------------------------------------------------------- Token t of forward
-// values as step values (the step's tensors are those of forward less the time axis).
+// --- Steps are the forward pass ------------------------------------------------------------------
+// Token t of forward values as step values (the step's tensors are those of forward less the time
+// axis).
 static Values token(Arena *a, const Layer *fwd, const Layer *step, Values v, bool outputs, i64 t) {
     Values one = tokens(a, fwd, v, outputs, t, t + 1), c = {NEWN(a, NamedArray, one.n + 1), 0};
     for (int i = 0; i < one.n; i++) {
@@ -327,11 +322,8 @@ static void test_step(const Layer *fwd, const char *path) {
     layer_close(&step);
 }
 
-// --- Linear in value: doubling is exact, and two inputs on disjoint tokens add up
-// ----------------------------
-static void test_linear(const Layer *l) {
-    const char *output = NULL, *input = graph_linear_input(l, &output);
-    if (!input) return;
+// --- Linear in value: doubling is exact, and two inputs on disjoint tokens add up ----------------
+static void test_linear_in(const Layer *l, const char *input, const char *output) {
     Arena a = {0};
     const Sizes z = sizes(l, 1, 100);
     const Values in = draw(&a, l, z, 10);
@@ -371,9 +363,15 @@ static void test_linear(const Layer *l) {
     ssd_arena_free(&a);
 }
 
-// --- Packed sequences are separate ones
-// ------------------------------------------------------------------ Sequence s of packed values:
-// its tokens, its row of the states, cu_seqlens = {0, length}.
+static void test_linear(const Layer *l) {
+    const char *input, *output;
+    for (u32 i = 0; i < l->graph->ins.n; i++)
+        if (graph_linear(l, (int)i, &input, &output) && !layer_tensor(l, input, false)->is_state)
+            test_linear_in(l, input, output);
+}
+
+// --- Packed sequences are separate ones ----------------------------------------------------------
+// Sequence s of packed values: its tokens, its row of the states, cu_seqlens = {0, length}.
 static Values sequence(Arena *a, const Layer *l, Values v, bool outputs, const i64 *cu, int s) {
     Values c = tokens(a, l, v, outputs, cu[s], cu[s + 1]);
     for (int i = 0; i < c.n; i++) {
@@ -431,8 +429,7 @@ static void test_packed(const Layer *l) {
     ssd_arena_free(&a);
 }
 
-// --- Inputs left out, outputs not wanted, other targets
-// -----------------------------------------------------
+// --- Inputs left out, outputs not wanted, other targets ------------------------------------------
 static void test_absent(const Layer *l) {
     Arena a = {0};
     Text out_of = {0}, in_of = {0};
@@ -447,7 +444,7 @@ static void test_absent(const Layer *l) {
             drop_value(&less, l->in[i].name);
         }
     for (int i = 0; i < l->n_out; i++)
-        if (l->out[i].is_state)
+        if (l->out[i].is_state && strcmp(l->mode, "step")) // a step's states are its purpose
             ssd_text_printf(&out_of, "%s%s", out_of.n ? " " : "", l->out[i].name);
     if (in_of.n) {
         label("%s %s absent %s", l->name, l->mode, in_of.s);
