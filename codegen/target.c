@@ -2,12 +2,12 @@
 // The targets there are, and what an artifact says of a program besides its code.
 #include "target.h"
 #include "../runtime/internal.h"
-#include "llvm.h"
+#include "llvm_load.h"
 
 // --- CPUs --------------------------------------------------------------------------------------------------
 static const Machine cpus[] = {
-#define TARGET(name, canonical, bits, regs, rows, vecs, fused, feats, doc)                         \
-    {.target = canonical,                                                                          \
+#define TARGET(id, name, bits, regs, rows, vecs, fused, feats, doc)                                \
+    {.target = "cpu-" name,                                                                        \
      .arch = "x86_64",                                                                             \
      .features = feats,                                                                            \
      .vector_bits = bits,                                                                          \
@@ -20,9 +20,9 @@ static const Machine cpus[] = {
 #include "targets.def"
 };
 
-// The machine of a canonical target name. Cache sizes are this host's: the code for another one is as
-// right, and we know no better.
-static bool cpu(const char *name, Machine *out, Text *why) {
+// The machine of a canonical target name. Cache sizes are this host's: code for another one is as right,
+// and we know no better.
+static bool machine(const char *name, Machine *out, Text *why) {
     const CpuInfo *host = ssd_cpu_info();
     for (size_t i = 0; i < COUNTOF(cpus); i++) {
         if (!name || strcmp(cpus[i].target, name)) continue;
@@ -31,21 +31,153 @@ static bool cpu(const char *name, Machine *out, Text *why) {
         out->l2 = host->l2 ? host->l2 : 512 << 10;
         return true;
     }
-    ssd_text_printf(why, "no code generator for %s", name ? name : "this host's CPU");
+    ssd_text_printf(why, "there is no code generator for %s", name ? name : "this host's CPU");
     return false;
 }
 
-static bool host_machine(Machine *out, Text *why) {
+static bool machine_host(Machine *out, Text *why) {
     bool runs;
-    return cpu(ssd_cpu_target("cpu", &runs), out, why);
+    return machine(ssd_cpu_target("cpu", &runs), out, why);
+}
+#define TARGET(id, name, bits, regs, rows, vecs, fused, feats, doc)                                \
+    static bool machine_##id(Machine *out, Text *why) { return machine("cpu-" name, out, why); }
+#include "targets.def"
+
+const Target ssd_targets[] = {
+    {"cpu", "the best of these that this host runs", machine_host, ssd_llvm_load_emit, ssd_llvm_load_text},
+#define TARGET(id, name, bits, regs, rows, vecs, fused, feats, doc)                                \
+    {name, doc, machine_##id, ssd_llvm_load_emit, ssd_llvm_load_text},
+#include "targets.def"
+};
+const int ssd_target_count = COUNTOF(ssd_targets);
+
+const Target *ssd_target_find(const char *name) {
+    const char *bare = strncmp(name, "cpu-", 4) ? name : name + 4;
+    for (int i = 0; i < ssd_target_count; i++)
+        if (!strcmp(ssd_targets[i].name, bare)) return &ssd_targets[i];
+    return NULL;
 }
 
-#define TARGET(name, canonical, bits, regs, rows, vecs, fused, feats, doc)                         \
-    static bool machine_##bits##_##regs##_##rows##_##vecs(Machine *out, Text *why);
-#undef TARGET
+// --- Artifacts ---------------------------------------------------------------------------------------------
+static void formula(const Prog *p, Ex e, Text *out);
 
-enum { CPUS = COUNTOF(cpus) };
-static bool machine_0(Machine *out, Text *why) { return cpu(cpus[0].target, out, why); }
-static bool machine_1(Machine *out, Text *why) { return cpu(cpus[1].target, out, why); }
-static bool machine_2(Machine *out, Text *why) { return cpu(cpus[2].target, out, why); }
-static bool machine_3(Machine *out, Text *why) { return cpu(cpus[3].target, out, why); }
+static void call(const Prog *p, const char *name, const Expr *x, Text *out) {
+    ssd_text_printf(out, "%s(", name);
+    formula(p, x->arg[0], out);
+    ssd_text_printf(out, ",");
+    formula(p, x->arg[1], out);
+    ssd_text_printf(out, ")");
+}
+
+static void infix(const Prog *p, const char *sign, const Expr *x, Text *out) {
+    ssd_text_printf(out, "(");
+    formula(p, x->arg[0], out);
+    ssd_text_printf(out, "%s", sign);
+    formula(p, x->arg[1], out);
+    ssd_text_printf(out, ")");
+}
+
+// An expression over symbols and numbers in the words of formula.c.
+static void formula(const Prog *p, Ex e, Text *out) {
+    const Expr *x = &p->exs.v[e];
+    if (x->kind == EX_NUM) {
+        ssd_text_printf(out, "%lld", (long long)x->num);
+        return;
+    }
+    if (x->kind == EX_SYM) {
+        ssd_text_printf(out, "%s", p->syms.v[x->sym]);
+        return;
+    }
+    if (x->kind != EX_FN) SSD_BUG("a size that depends on more than symbols");
+    switch (x->fn) {
+    case FN_ADD: infix(p, "+", x, out); break;
+    case FN_SUB: infix(p, "-", x, out); break;
+    case FN_MUL: infix(p, "*", x, out); break;
+    case FN_FDIV: infix(p, "/", x, out); break;
+    case FN_CDIV: call(p, "cdiv", x, out); break;
+    case FN_MIN: call(p, "min", x, out); break;
+    case FN_MAX: call(p, "max", x, out); break;
+    default: SSD_BUG("no formula for %s", ssd_fns[x->fn].name);
+    }
+}
+
+static const char *take(Arena *a, Text *t) {
+    const char *s = ssd_arena_dup(a, t->s, t->n);
+    ssd_text_free(t);
+    return s;
+}
+
+static const char *formula_text(Arena *a, const Prog *p, Ex e) {
+    Text t = {0};
+    formula(p, e, &t);
+    return take(a, &t);
+}
+
+static ArtTensor tensor(Arena *a, const Prog *p, const TTensor *t) {
+    ArtTensor out = {.name = t->name,
+                     .role = t->role == T_IN ? SSD_INPUT : SSD_OUTPUT,
+                     .dtype = (ssd_dtype)t->dtype,
+                     .rank = t->rank,
+                     .alias = t->alias};
+    for (int d = 0; d < t->rank; d++) out.dim[d] = formula_text(a, p, t->dim[d]);
+    return out;
+}
+
+// A symbol is read off the first parameter that has it as a dimension, alone or plus a number.
+static bool defines(const Prog *p, Ex dim, u32 sym, int *minus) {
+    const Expr *x = &p->exs.v[dim];
+    *minus = 0;
+    if (x->kind == EX_SYM) return x->sym == sym;
+    if (x->kind != EX_FN || x->fn != FN_ADD) return false;
+    const Expr *l = &p->exs.v[x->arg[0]], *r = &p->exs.v[x->arg[1]];
+    *minus = (int)r->num;
+    return l->kind == EX_SYM && l->sym == sym && r->kind == EX_NUM;
+}
+
+static ArtSym symbol(const Prog *p, u32 sym) {
+    ArtSym s = {.name = p->syms.v[sym]};
+    for (int plus = 0; plus < 2; plus++)
+        for (u32 i = 1; i < p->tensors.n; i++) {
+            const TTensor *t = &p->tensors.v[i];
+            for (int d = 0; t->role != T_WS && d < t->rank; d++) {
+                if (!defines(p, t->dim[d], sym, &s.minus) || (s.minus != 0) != plus) continue;
+                s.param = t->name;
+                s.dim = d;
+                return s;
+            }
+        }
+    SSD_BUG("no parameter tells #%s", s.name);
+}
+
+static ArtKernel kernel(Arena *a, const Prog *p, const TKernel *k, i64 scratch) {
+    Text blocks = {0};
+    for (int i = 0; i < k->ngrid; i++) {
+        if (i) ssd_text_printf(&blocks, "*");
+        formula(p, k->grid[i].size, &blocks);
+    }
+    if (!k->ngrid) ssd_text_printf(&blocks, "1");
+    return (ArtKernel){.symbol = k->name, .blocks = take(a, &blocks), .scratch = scratch};
+}
+
+void ssd_artifact_from_prog(Arena *a, const Prog *p, const char *mode, const char *target,
+                            const i64 *scratch, Artifact *out) {
+    *out = (Artifact){.program = p->name,
+                      .mode = mode,
+                      .target = target,
+                      .schedule = p->schedule ? p->schedule : "",
+                      .n_plans = 1};
+    ArtPlan *plan = out->plans = NEW(a, ArtPlan);
+    plan->when = "1";
+    out->params = NEWN(a, ArtTensor, p->tensors.n);
+    plan->ws = NEWN(a, ArtTensor, p->tensors.n);
+    for (u32 i = 1; i < p->tensors.n; i++) {
+        const TTensor *t = &p->tensors.v[i];
+        if (t->role == T_WS) plan->ws[plan->n_ws++] = tensor(a, p, t);
+        else out->params[out->n_params++] = tensor(a, p, t);
+    }
+    out->syms = NEWN(a, ArtSym, p->syms.n + 1);
+    for (u32 i = 0; i < p->syms.n; i++) out->syms[out->n_syms++] = symbol(p, i);
+    plan->kernels = NEWN(a, ArtKernel, p->kernels.n);
+    for (u32 i = 0; i < p->kernels.n; i++)
+        plan->kernels[plan->n_kernels++] = kernel(a, p, &p->kernels.v[i], scratch[i]);
+}

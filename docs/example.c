@@ -59,9 +59,10 @@ int main(void) {
                     h[a][p][n] = expf(-expf(g[t][a])) * h[a][p][n] + v[t][a][p] * k[t][a][n];
                     want[t][a][p] += h[a][p][n] * q[t][a][n];
                 }
+    const float *is = &y[0][0][0], *should = &want[0][0][0];
     for (int i = 0; i < T * H * P; i++) {
-        worst = fmax(worst, fabs((double)y[0][0][i] - want[0][0][i]));
-        largest = fmax(largest, fabs((double)want[0][0][i]));
+        worst = fmax(worst, fabs((double)is[i] - should[i]));
+        largest = fmax(largest, fabs((double)should[i]));
     }
     printf("%s (%s): largest difference %.1e of %.2f\n", ssd_kernel_schedule(kernel),
            ssd_kernel_origin(kernel), worst, largest);

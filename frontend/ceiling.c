@@ -10,6 +10,7 @@
 #endif
 
 enum { ROUNDS = 7 };
+static const double least_time = 0.06; // seconds: long enough to outlast what else the host does
 
 static double now(void) {
     struct timespec t;
@@ -111,7 +112,8 @@ static void block(void *ctx, i64 i, int worker) {
 static double fastest(Pool *p, Work *w) {
     double best = (double)INFINITY;
     int threads = ssd_pool_threads(p);
-    for (int r = 0; r < ROUNDS; r++) {
+    double start = now();
+    for (int r = 0; r < ROUNDS || now() - start < least_time; r++) {
         double t0 = now();
         ssd_pool_run(p, threads, block, w);
         best = fmin(best, now() - t0);

@@ -170,7 +170,7 @@ static bool measure_ceilings(Bench *b, int threads) {
 // --- The report --------------------------------------------------------------------------------
 static const char *scaled(char *s, size_t n, double v) {
     const char *unit = v >= 1e9 ? "G" : v >= 1e6 ? "M" : v >= 1e3 ? "k" : "";
-    snprintf(s, n, "%.3g %s",
+    snprintf(s, n, "%.3g%s",
              v >= 1e9   ? v * 1e-9
              : v >= 1e6 ? v * 1e-6
              : v >= 1e3 ? v * 1e-3
@@ -228,7 +228,7 @@ static void report(const Bench *b, const ssd_kernel *k, int threads) {
     printf("  schedule  %s\n", ssd_kernel_schedule(k));
     printf("  time      %s%.4g ms%s  (p20 %.4g, p80 %.4g, %d runs%s)\n", ssd_cli_bold(c), ms,
            ssd_cli_plain(c), p20, p80, b->n_ms, b->in_place ? ", states in place" : "");
-    printf("  speed     %stokens/s, %stoken-heads/s\n", scaled(tps, sizeof tps, tokens / s),
+    printf("  speed     %s tokens/s, %s token-heads/s\n", scaled(tps, sizeof tps, tokens / s),
            scaled(thps, sizeof thps, tokens * heads / s));
     printf("            %.1f GFLOP/s of %.0f (fma), %.1f GB/s of %.0f (%s)\n", 1e-9 * flop / s,
            b->fma, 1e-9 * b->bytes / s, b->rate, b->in_place ? "update in place" : "copy");

@@ -180,9 +180,10 @@ static void print_output(const Cli *c, const HostTensor *t) {
                                ssd_cli_number(low), "max", ssd_cli_number(high), "nonfinite",
                                (json_int_t)bad));
     } else {
-        printf("%s%-8s%s %s%-22s mean %10.3e  rms %10.3e  min %10.3e  max %10.3e", ssd_cli_bold(c),
-               t->name, ssd_cli_plain(c), ssd_dtype_name(t->view.dtype), dims.s, mean, rms, low,
-               high);
+        char type[128];
+        snprintf(type, sizeof type, "%s%s", ssd_dtype_name(t->view.dtype), dims.s);
+        printf("%s%-8s%s %-24s mean %10.3e  rms %10.3e  min %10.3e  max %10.3e", ssd_cli_bold(c),
+               t->name, ssd_cli_plain(c), type, mean, rms, low, high);
         if (bad) printf("  %s%lld not finite%s", ssd_cli_bad(c), (long long)bad, ssd_cli_plain(c));
         printf("\n");
     }
