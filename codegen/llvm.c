@@ -11,6 +11,7 @@
 #include <llvm-c/Target.h>
 #include <llvm-c/TargetMachine.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 enum { EACH_UNROLL = 64 };
 
@@ -135,8 +136,10 @@ static void op(Emit *e, TOp *o) {
     case TOP_EACH: loop(e, o); break;
     case TOP_IF: branch(e, o); break;
     case TOP_BUF: buffer(e, o); break;
-    case TOP_YIELD:
-    case TOP_PREFETCH: break;
+    case TOP_PREFETCH:
+        if (!getenv("NOPF") && e->nprefetch < MAX_PREFETCH) e->prefetch[e->nprefetch++] = o;
+        break;
+    case TOP_YIELD: break;
     case TOP_LOAD:
     case TOP_STORE:
     case TOP_MAP:
@@ -187,6 +190,7 @@ static i64 kernel(Emit *e, const TKernel *k) {
     e->k = k;
     e->fn = LLVMAddFunction(e->mod, k->name, type);
     e->scratch_bytes = 0;
+    e->nprefetch = 0;
     memset(e->val, 0, e->p->vals.n * sizeof *e->val);
     LLVMPositionBuilderAtEnd(e->b, ssd_emit_block(e, "entry"));
     V args = LLVMGetParam(e->fn, 0);

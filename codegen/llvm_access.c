@@ -156,6 +156,16 @@ static void extremes(NestRun *r, const Cond *c, V *lo, V *hi) {
     *hi = ssd_emit_add(r->e, c->base, ssd_emit_i64(r->e, up));
 }
 
+// The condition holds wherever the nest goes.
+static V whole_box(NestRun *r, const Cond *c) {
+    Emit *e = r->e;
+    V lo, hi, zero = ssd_emit_i64(e, 0);
+    extremes(r, c, &lo, &hi);
+    V ok = LLVMBuildICmp(e->b, LLVMIntSLT, hi, c->limit ? c->limit : zero, "");
+    if (c->limit) ok = ssd_emit_and(e, ok, LLVMBuildICmp(e->b, LLVMIntSGE, lo, zero, ""));
+    return ok;
+}
+
 V ssd_access_fast(NestRun *r, const Access *a) {
     Emit *e = r->e;
     V yes = LLVMConstInt(e->i1, 1, false);
@@ -166,14 +176,20 @@ V ssd_access_fast(NestRun *r, const Access *a) {
         if (memchr(ax, lane, (size_t)ssd_ex_axes(e->p, a->when[i], ax))) return NULL;
     i64 size = (i64)ssd_dtype_size((ssd_dtype)a->dtype);
     V ok = LLVMBuildICmp(e->b, LLVMIntEQ, a->step[r->plan.lane], ssd_emit_i64(e, size), "");
-    for (int i = 0; i < a->ncond; i++) {
-        const Cond *c = &a->cond[i];
-        V lo, hi, zero = ssd_emit_i64(e, 0);
-        if (!c->lanes) continue;
-        extremes(r, c, &lo, &hi);
-        ok = ssd_emit_and(e, ok, LLVMBuildICmp(e->b, LLVMIntSLT, hi, c->limit ? c->limit : zero, ""));
-        if (c->limit) ok = ssd_emit_and(e, ok, LLVMBuildICmp(e->b, LLVMIntSGE, lo, zero, ""));
+    for (int i = 0; i < a->ncond; i++)
+        if (a->cond[i].lanes) ok = ssd_emit_and(e, ok, whole_box(r, &a->cond[i]));
+    return ok;
+}
+
+V ssd_access_in_place(NestRun *r, const Access *a) {
+    Emit *e = r->e;
+    V ok = NULL;
+    if (a->general || a->nwhen) return LLVMConstInt(e->i1, 0, false);
+    for (int i = 0; i < r->plan.n; i++) {
+        V stride = ssd_emit_i64(e, 4 * ssd_nest_stride(e->p, a->op->out, r->plan.ax[i]));
+        ok = ssd_emit_and(e, ok, LLVMBuildICmp(e->b, LLVMIntEQ, a->step[i], stride, ""));
     }
+    for (int i = 0; i < a->ncond; i++) ok = ssd_emit_and(e, ok, whole_box(r, &a->cond[i]));
     return ok;
 }
 

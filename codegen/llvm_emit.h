@@ -25,7 +25,7 @@
 
 typedef LLVMValueRef V;
 
-enum { MAX_SLOTS = 18, ALIGN_F32 = 4 };
+enum { MAX_SLOTS = 18, ALIGN_F32 = 4, MAX_PREFETCH = 8 };
 
 typedef struct Memo {
     V v;
@@ -54,6 +54,8 @@ typedef struct Emit {
     i64 scratch_bytes;
     V *val;    // by value: a scalar's SSA value; a tile's or buffer's first element
     int *arg;  // by tensor: place in the argument tables
+    const TOp *prefetch[MAX_PREFETCH];  // waiting for a product to be fetched beside
+    int nprefetch;
     // memory of llvm_nest.c
     u32 stamp;
     Memo *ex_memo;
@@ -80,6 +82,7 @@ V ssd_emit_iota(const Emit *e, LLVMTypeRef t, i64 scale, int lanes);    // 0, sc
 V ssd_emit_lane_mask(const Emit *e, int live, int lanes);  // constant: the first `live` lanes
 V ssd_emit_masked_load(Emit *e, LLVMTypeRef t, V ptr, int live, int lanes, unsigned align);
 void ssd_emit_masked_store(Emit *e, V v, V ptr, int live, unsigned align);
+void ssd_emit_prefetch(Emit *e, V ptr, bool write);
 V ssd_emit_fma(Emit *e, V a, V b, V c);
 V ssd_emit_fn(Emit *e, FnCode f, V x, V y, V z);
 V ssd_emit_hreduce(Emit *e, V v, bool max);
@@ -125,6 +128,7 @@ typedef struct Access {
 
 void ssd_access_init(struct NestRun *r, Access *a, const TOp *op);
 V ssd_access_fast(struct NestRun *r, const Access *a);  // i1: whole vectors may be read and written; NULL: never
+V ssd_access_in_place(struct NestRun *r, const Access *a);  // i1: the tile lies in the tensor as it would in its buffer
 V ssd_access_load(struct NestRun *r, Access *a);
 void ssd_access_store(struct NestRun *r, Access *a, V value);
 V ssd_access_element(struct NestRun *r, Ex load);         // EX_LOAD

@@ -19,7 +19,18 @@ typedef struct Mma {
     int nk, nouter, rows, vecs;
     // At the block being emitted: addresses of its first elements, and the row it starts at.
     V pa, pb, pc, po, row_index;
+    struct Stream *streams;
+    int nstreams;
+    V turn;  // number of row blocks before those of this pass over the rows
 } Mma;
+
+// A tensor's tile to be prefetched, some of its rows with each row block.
+typedef struct Stream {
+    V base, step;
+    i64 rows;
+    int lines;
+    bool write;
+} Stream;
 
 static bool has_axis(const Emit *e, Val v, u8 x) {
     return memchr(e->p->vals.v[v].ax, x, e->p->vals.v[v].naxes) != NULL;
@@ -194,6 +205,46 @@ static void advance(Mma *m, u8 axis, V index) {
     if (m->c) m->pc = ssd_emit_at(e, m->pc, ssd_emit_mul(e, index, ssd_emit_i64(e, stride(m, m->c, axis))));
 }
 
+// --- Prefetching beside it -----------------------------------------------------------------------------------
+static bool open_stream(Emit *e, const TOp *o, Stream *out) {
+    NestRun r;
+    Access a;
+    ssd_nest_begin(&r, e);
+    r.plan.n = ssd_nest_axes(e->p, o, r.plan.ax);
+    ssd_access_init(&r, &a, o);
+    u8 along = ssd_nest_contiguous(e->p, o);
+    i64 element = (i64)ssd_dtype_size((ssd_dtype)a.dtype);
+    *out = (Stream){.base = a.base, .step = ssd_emit_i64(e, 0), .rows = 1, .lines = 1, .write = o->flags & TF_MAX};
+    for (int i = 0; i < r.plan.n; i++) {
+        i64 size = ssd_emit_size(e, r.plan.ax[i]);
+        if (r.plan.ax[i] == along) {
+            out->lines = (int)((size * element + 63) / 64);
+        } else if (out->rows == 1) {
+            out->rows = size;
+            out->step = a.step[i];
+        } else {
+            return false;
+        }
+    }
+    return !a.general && out->lines <= 64;
+}
+
+static void fetch(Mma *m, i64 blocks, i64 rows) {
+    Emit *e = m->e;
+    V k = LLVMBuildUDiv(e->b, m->row_index, ssd_emit_i64(e, rows), "");
+    k = ssd_emit_add(e, k, m->turn);
+    for (int i = 0; i < m->nstreams; i++) {
+        const Stream *s = &m->streams[i];
+        i64 each = (s->rows + blocks - 1) / blocks;
+        V first = ssd_emit_mul(e, k, ssd_emit_i64(e, each));
+        V at = ssd_emit_at(e, s->base, ssd_emit_mul(e, first, s->step));
+        for (i64 r = 0; r < each; r++) {
+            for (int l = 0; l < s->lines; l++) ssd_emit_prefetch(e, ssd_emit_at_const(e, at, 64 * l), s->write);
+            at = ssd_emit_at(e, at, s->step);
+        }
+    }
+}
+
 // Rows are cut evenly into blocks of at most what registers hold beside `vecs` vectors of b.
 static void row_blocks(Mma *m, int vecs) {
     Emit *e = m->e;
@@ -204,6 +255,7 @@ static void row_blocks(Mma *m, int vecs) {
     Mma at = *m;
     Count loop;
     m->row_index = ssd_emit_open(e, &loop, whole, rows);
+    if (m->nstreams) fetch(m, whole / rows, rows);
     advance(m, m->row, m->row_index);
     block(m, (int)rows, vecs);
     ssd_emit_close(e, &loop);
@@ -254,5 +306,10 @@ void ssd_emit_mma(Emit *e, const TOp *o) {
     m.pb = e->val[m.b];
     m.po = e->val[m.out];
     m.pc = m.c ? e->val[m.c] : NULL;
+    Stream streams[MAX_PREFETCH];
+    m.streams = streams;
+    m.turn = ssd_emit_i64(e, 0);
+    for (int i = 0; i < e->nprefetch; i++) m.nstreams += open_stream(e, e->prefetch[i], &streams[m.nstreams]);
+    e->nprefetch = 0;
     outer(&m, 0);
 }

@@ -524,6 +524,73 @@ static void emit_version(const NestRun *set_up, bool strided) {
     walk(&r, 0);
 }
 
+// Rank-0 results of two versions of a nest meet in phis.
+static void join_scalars(Emit *e, const TOp *first, const TOp *last, V got[2][MAX_ACC], LLVMBasicBlockRef from[2]) {
+    int n = 0;
+    for (const TOp *o = first;; o = o->next) {
+        if (o->out && !e->p->vals.v[o->out].naxes) {
+            e->val[o->out] = ssd_emit_phi(e, got[0][n], from[0]);
+            ssd_emit_phi_add(e->val[o->out], got[1][n++], from[1]);
+        }
+        if (o == last) break;
+    }
+}
+static void keep_scalars(Emit *e, const TOp *first, const TOp *last, V got[MAX_ACC]) {
+    int n = 0;
+    for (const TOp *o = first;; o = o->next) {
+        if (o->out && !e->p->vals.v[o->out].naxes && n < MAX_ACC) got[n++] = e->val[o->out];
+        if (o == last) break;
+    }
+}
+
+// By whole vectors where tensors allow it at run time, else lane by lane.
+static void two_versions(const NestRun *r, V fast) {
+    Emit *e = r->e;
+    LLVMBasicBlockRef version[2] = {ssd_emit_block(e, "whole"), ssd_emit_block(e, "strided")}, from[2];
+    LLVMBasicBlockRef end = ssd_emit_block(e, "end");
+    V got[2][MAX_ACC];
+    LLVMBuildCondBr(e->b, fast, version[0], version[1]);
+    for (int k = 0; k < 2; k++) {
+        LLVMPositionBuilderAtEnd(e->b, version[k]);
+        NestRun own = *r;
+        own.slot[0].stamp = ++e->stamp;
+        emit_version(&own, k == 1);
+        keep_scalars(e, r->first, r->last, got[k]);
+        from[k] = LLVMGetInsertBlock(e->b);
+        LLVMBuildBr(e->b, end);
+    }
+    LLVMPositionBuilderAtEnd(e->b, end);
+    join_scalars(e, r->first, r->last, got, from);
+}
+
+static void emit_nest(NestRun *r) {
+    V fast = NULL;
+    bool never = false;
+    for (int i = 0; i < r->naccess; i++) {
+        V ok = ssd_access_fast(r, &r->access[i]);
+        never |= !ok;
+        fast = ok ? ssd_emit_and(r->e, fast, ok) : fast;
+    }
+    if (!r->naccess || never || r->lanes == 1) emit_version(r, never);
+    else two_versions(r, fast);
+}
+
+// The tensor itself serves as the tile, if it lies right.
+static void load_in_place(NestRun *r) {
+    Emit *e = r->e;
+    V buffer = e->val[r->first->out], tensor = r->access[0].base;
+    LLVMBasicBlockRef pre = LLVMGetInsertBlock(e->b), copy = ssd_emit_block(e, "copy"), end = ssd_emit_block(e, "placed");
+    LLVMBuildCondBr(e->b, ssd_access_in_place(r, &r->access[0]), end, copy);
+    LLVMPositionBuilderAtEnd(e->b, copy);
+    r->slot[0].stamp = ++e->stamp;
+    emit_nest(r);
+    LLVMBasicBlockRef from = LLVMGetInsertBlock(e->b);
+    LLVMBuildBr(e->b, end);
+    LLVMPositionBuilderAtEnd(e->b, end);
+    e->val[r->first->out] = ssd_emit_phi(e, tensor, pre);
+    ssd_emit_phi_add(e->val[r->first->out], buffer, from);
+}
+
 void ssd_nest_emit(Emit *e, TOp *first, TOp *last) {
     NestRun r;
     ssd_nest_begin(&r, e);
@@ -531,52 +598,15 @@ void ssd_nest_emit(Emit *e, TOp *first, TOp *last) {
     r.last = last;
     ssd_nest_plan(e->p, first, last, e->lanes, 0, &r.plan);
     r.lanes = r.plan.n ? e->lanes : 1;
-    V fast = NULL;
-    bool never = false;
     for (TOp *o = first;; o = o->next) {
         if (o->op == TOP_LOAD || o->op == TOP_STORE) {
             if (r.naccess == MAX_ACCESS) SSD_BUG("too many tensors in one nest");
-            Access *a = &r.access[r.naccess++];
-            ssd_access_init(&r, a, o);
-            V ok = ssd_access_fast(&r, a);
-            never |= !ok;
-            fast = ok ? ssd_emit_and(e, fast, ok) : fast;
+            ssd_access_init(&r, &r.access[r.naccess++], o);
         }
         if (o == last) break;
     }
-    if (!r.naccess || never || r.lanes == 1 || (LLVMIsAConstantInt(fast) && LLVMConstIntGetZExtValue(fast))) {
-        emit_version(&r, never);
-        return;
-    }
-    LLVMBasicBlockRef yes = ssd_emit_block(e, "whole"), no = ssd_emit_block(e, "strided"), end = ssd_emit_block(e, "end");
-    // Values of rank 0 that both versions define meet in a phi.
-    LLVMBuildCondBr(e->b, fast, yes, no);
-    V got[2][16];
-    LLVMBasicBlockRef from[2], version[2] = {yes, no};
-    for (int k = 0; k < 2; k++) {
-        LLVMPositionBuilderAtEnd(e->b, version[k]);
-        NestRun own = r;
-        own.slot[0].stamp = ++e->stamp;
-        own.id = ++e->stamp;
-        emit_version(&own, k == 1);
-        from[k] = LLVMGetInsertBlock(e->b);
-        LLVMBuildBr(e->b, end);
-        int n = 0;
-        for (const TOp *o = first;; o = o->next) {
-            if (o->out && !e->p->vals.v[o->out].naxes && n < 16) got[k][n++] = e->val[o->out];
-            if (o == last) break;
-        }
-    }
-    LLVMPositionBuilderAtEnd(e->b, end);
-    int n = 0;
-    for (const TOp *o = first;; o = o->next) {
-        if (o->out && !e->p->vals.v[o->out].naxes) {
-            e->val[o->out] = ssd_emit_phi(e, got[0][n], from[0]);
-            ssd_emit_phi_add(e->val[o->out], got[1][n], from[1]);
-            n++;
-        }
-        if (o == last) break;
-    }
+    if (first == last && first->op == TOP_LOAD && first->flags & TF_INPLACE) load_in_place(&r);
+    else emit_nest(&r);
 }
 
 V ssd_emit_scalar(Emit *e, Ex x) {

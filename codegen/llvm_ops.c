@@ -136,6 +136,11 @@ static void move(Box *b) {
 }
 
 static void move_tile(Emit *e, Val from, Val to, u8 from_axis, u8 to_axis, V offset) {
+    if (!val(e, from)->naxes) {
+        V at = offset ? ssd_emit_at(e, e->val[to], offset) : e->val[to];
+        ssd_emit_store(e, e->val[from], at, ALIGN_F32);
+        return;
+    }
     Move m = {.box = {.e = e, .visit = move}, .from = from, .to = to, .from_axis = from_axis, .to_axis = to_axis, .offset = offset};
     box_axes_of(&m.box, from);
     u8 lane = lane_axis(e, to);
@@ -178,11 +183,7 @@ void ssd_emit_put(Emit *e, const TOp *o) {
         V s = ssd_emit_i64(e, stride(e, o->out, o->ax[i]));
         offset = ssd_emit_add(e, offset, ssd_emit_mul(e, ssd_emit_scalar(e, index[i]), s));
     }
-    if (val(e, o->b)->naxes) {
-        move_tile(e, o->b, o->out, 0, 0, offset);
-    } else {
-        ssd_emit_store(e, e->val[o->b], ssd_emit_at(e, e->val[o->out], offset), ALIGN_F32);
-    }
+    move_tile(e, o->b, o->out, 0, 0, offset);
 }
 
 // --- swap --------------------------------------------------------------------------------------------------

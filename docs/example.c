@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Compiles a layer spec through ssd.h, runs it, and checks the result against six plain lines of C.
 //
-//     cc docs/example.c -Iruntime -Lbuild -lssd -Wl,-rpath,$PWD/build -lm -o /tmp/example &&
-//     /tmp/example
+//     cc docs/example.c -Iruntime -Lbuild -lssd -lssdrt -Wl,-rpath,$PWD/build -lm -o example
 #include "ssd.h"
 
 #include <math.h>
@@ -40,8 +39,8 @@ int main(void) {
     ssd_context *context;
     ssd_kernel *kernel;
     must(ssd_context_create(NULL, &context));
-    must(ssd_compile(context, &(ssd_compile_options){.spec = spec},
-                     &kernel)); // from the cache the second time
+    // Starts from zero and wants no final state. From the cache the second time.
+    must(ssd_compile(context, &(ssd_compile_options){.spec = spec, .absent = "h0 hT"}, &kernel));
 
     const int64_t qk[] = {1, T, H, N}, vy[] = {1, T, H, P};
     const ssd_arg args[] = {{"q", ssd_tensor_dense(q, SSD_F32, 4, qk)},

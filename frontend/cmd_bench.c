@@ -154,14 +154,16 @@ static ssd_status repeat(Bench *b, ssd_kernel *k) {
     return SSD_OK;
 }
 
-// Measured after the kernel, on as many threads and as many bytes.
+// Measured on as many threads and as many bytes, in front of the kernel and behind it: the better
+// counts.
 static bool measure_ceilings(Bench *b, int threads) {
     ssd_cli_progress(b->c, "measuring the host");
     Pool *p = ssd_pool_new(threads);
     if (!p) return false;
-    b->fma = ssd_ceiling_fma(p);
-    b->rate = b->in_place ? ssd_ceiling_update(p, (size_t)(b->bytes / 2))
-                          : ssd_ceiling_copy(p, (size_t)b->bytes);
+    b->fma = fmax(b->fma, ssd_ceiling_fma(p));
+    double rate = b->in_place ? ssd_ceiling_update(p, (size_t)(b->bytes / 2))
+                              : ssd_ceiling_copy(p, (size_t)b->bytes);
+    b->rate = fmax(b->rate, rate);
     ssd_pool_free(p);
     ssd_cli_progress(b->c, NULL);
     return b->fma > 0 && b->rate > 0;
@@ -248,6 +250,7 @@ static int bench(Bench *b, const char *text) {
     ssd_status s = ssd_child_compile(ctx, &o, &k);
     if (s == SSD_OK) {
         if (!bind(b, k)) goto done;
+        measure_ceilings(b, ssd_context_threads(ctx));
         s = repeat(b, k);
     }
     ssd_cli_progress(c, NULL);

@@ -19,7 +19,7 @@ static json_t *messages(const Diag *d) {
     return list;
 }
 
-// "x bf16[b, t, h=24, p=64]"
+// "x bf16[b, t, h=24, p=64]", a question mark behind what may be left out.
 static void print_tensor(const SpecTensor *t, Text *out) {
     ssd_text_printf(out, "%s %s[", t->name, ssd_dtype_name(t->dtype));
     for (int d = 0; d < t->naxes; d++) {
@@ -29,28 +29,34 @@ static void print_tensor(const SpecTensor *t, Text *out) {
     ssd_text_printf(out, "]");
 }
 
+// A list that breaks its lines between tensors.
+static void print_list(const char *head, const SpecTensor *v, int n, bool inputs) {
+    int indent = (int)strlen(head), column = printf("%s", head);
+    for (int i = 0; i < n; i++) {
+        Text t = {0};
+        print_tensor(&v[i], &t);
+        if (inputs && v[i].optional) ssd_text_printf(&t, "?");
+        bool wrap = column + 2 + (int)t.n > 100;
+        if (i) column += printf(wrap ? ",\n" : ", ");
+        if (i && wrap) column = printf("%*s", indent, "");
+        column += printf("%s", t.s);
+        ssd_text_free(&t);
+    }
+    printf("\n");
+}
+
 static void print_spec(const Cli *c, const Spec *s, const char *path) {
-    static const char *const modes[] = {"forward", "step"};
+    static const char *const modes[][2] = {{"forward", "  forward: "}, {"step", "  step:    "}};
     const char *doc = ssd_spec_doc(s);
     printf("%s: %sok%s, %s%s%s\n", path, ssd_cli_good(c), ssd_cli_plain(c), ssd_spec_name(s),
            doc && *doc ? ": " : "", doc ? doc : "");
     for (size_t m = 0; m < COUNTOF(modes); m++) {
-        if (!ssd_spec_has_mode(s, modes[m])) continue;
+        if (!ssd_spec_has_mode(s, modes[m][0])) continue;
         const SpecTensor *in, *out;
-        int n_in = ssd_spec_inputs(s, modes[m], &in), n_out = ssd_spec_outputs(s, modes[m], &out);
-        Text t = {0};
-        for (int i = 0; i < n_in; i++) {
-            ssd_text_printf(&t, "%s", i ? ", " : "");
-            print_tensor(&in[i], &t);
-            if (in[i].optional) ssd_text_printf(&t, "?");
-        }
-        ssd_text_printf(&t, " -> ");
-        for (int i = 0; i < n_out; i++) {
-            ssd_text_printf(&t, "%s", i ? ", " : "");
-            print_tensor(&out[i], &t);
-        }
-        printf("  %s%s%s: %s\n", ssd_cli_bold(c), modes[m], ssd_cli_plain(c), t.s);
-        ssd_text_free(&t);
+        int n_in = ssd_spec_inputs(s, modes[m][0], &in),
+            n_out = ssd_spec_outputs(s, modes[m][0], &out);
+        print_list(modes[m][1], in, n_in, true);
+        print_list("        -> ", out, n_out, false);
     }
 }
 

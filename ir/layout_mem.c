@@ -335,6 +335,68 @@ static void allocate(Mem *m) {
     }
 }
 
+// --- Loads in place --------------------------------------------------------------------------------------
+// A tile that lies in its tensor just as it would in its buffer need not be copied: the load is marked
+// `inplace`, the emitter compares strides and bounds at run time and copies when they differ.
+static bool unwritten(const Mem *m, u16 tensor) {
+    const TTensor *t = &m->p->tensors.v[tensor];
+    for (u32 i = 1; i < m->p->tensors.n; i++) {
+        const char *alias = m->p->tensors.v[i].alias;
+        if (alias && !strcmp(alias, t->name)) return false;
+    }
+    for (u32 i = 0; i < m->points.n; i++) {
+        const TOp *o = m->points.v[i].op;
+        if (o->op == TOP_STORE && o->tensor == tensor) return false;
+    }
+    return t->role != T_OUT;
+}
+
+// Does the tile's layout equal that of a dense tensor?
+static bool lies_dense(const Mem *m, const TOp *o) {
+    const TTensor *t = &m->p->tensors.v[o->tensor];
+    i64 coef[256], stride = 1, want[256] = {0};
+    bool known = true;
+    for (int d = o->nidx - 1; d >= 0; d--) {
+        if (!ssd_nest_affine(m->p, o->idx[d], coef)) return false;
+        for (u32 x = 1; x < m->p->axes.n; x++) {
+            if (coef[x] && !known) return false;
+            want[x] += coef[x] * stride;
+        }
+        const Expr *dim = &m->p->exs.v[t->dim[d]];
+        known &= dim->kind == EX_NUM;
+        stride *= known ? (i64)dim->num : 1;
+    }
+    const Lay *l = &val(m, o->out)->lay;
+    for (int i = 0; i < l->naxes; i++)
+        if (want[l->ax[i]] != l->stride[i]) return false;
+    u8 lane = l->ax[l->naxes - 1];
+    return m->p->axes.v[lane].size == ssd_layout_padded(m->l, lane);
+}
+
+typedef struct Edge {
+    const Layout *l;
+    Val want;
+    bool found;
+} Edge;
+static void on_edge(void *ctx, Val v) {
+    Edge *e = ctx;
+    e->found |= ssd_layout_root(e->l, v) == e->want;
+}
+
+static void mark_in_place(Mem *m) {
+    for (u32 i = 0; i < m->points.n; i++) {
+        TOp *o = m->points.v[i].op;
+        if (o->op != TOP_LOAD || !val(m, o->out)->naxes || !in_memory(m, o->out)) continue;
+        if (val(m, o->out)->dtype != SSD_F32 || m->p->tensors.v[o->tensor].dtype != SSD_F32) continue;
+        if (m->points.v[i].first != m->points.v[i].last) continue;
+        if (!unwritten(m, o->tensor) || !lies_dense(m, o)) continue;
+        Edge e = {m->l, o->out, false};  // what a loop carries must be in its buffer
+        for (u32 k = 0; k < m->points.n; k++)
+            if (m->points.v[k].op->init) ssd_nest_operands(m->p, m->points.v[k].op, on_edge, &e);
+        if (!e.found) o->flags |= TF_INPLACE;
+    }
+}
+
 static bool try_all(Mem *m) {
     Layout *l = m->l;
     ssd_layout_scan(l);
@@ -360,5 +422,6 @@ static bool try_all(Mem *m) {
 void ssd_layout_mem(Layout *l) {
     Mem m = {.l = l};
     while (!try_all(&m)) {}
+    mark_in_place(&m);
     allocate(&m);
 }

@@ -41,7 +41,7 @@ static void add_ex_axes(const Prog *p, Ex e, u8 *ax, int *n) {
 
 int ssd_nest_axes(const Prog *p, const TOp *o, u8 out[8]) {
     int n = 0;
-    if (o->op == TOP_STORE) {
+    if (o->op == TOP_STORE || o->op == TOP_PREFETCH) {
         for (int i = 0; i < o->nidx; i++) add_ex_axes(p, o->idx[i], out, &n);
         add_ex_axes(p, o->e, out, &n);
         add_ex_axes(p, o->when, out, &n);

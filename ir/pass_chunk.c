@@ -263,6 +263,72 @@ static void lower_point(Lower *l, Stage *s) {
     }
 }
 
+// --- States in place -----------------------------------------------------------------------------------
+// A final state may lie where its initial state lies (alias). A kernel that overwrites one must then come
+// after every other kernel that reads it. Such kernels write nothing that is read again, so they go last;
+// where two of them read one another's, the outputs lose the right to share.
+
+static void touch(const Prog *p, const TBlock *b, bool *reads, bool *writes) {
+    for (const TOp *o = b->first; o; o = o->next) {
+        if (o->op == TOP_LOAD) reads[o->tensor] = true;
+        if (o->op == TOP_STORE) writes[o->tensor] = true;
+        touch(p, &o->body, reads, writes);
+    }
+}
+
+typedef struct Touch {
+    bool *reads, *writes;
+} Touch;
+
+// Whether kernel w overwrites a state that kernel r reads.
+static bool clobbers(const Prog *p, const Touch *w, const Touch *r, u32 *out) {
+    for (u32 i = 1; i < p->tensors.n; i++) {
+        const char *alias = p->tensors.v[i].alias;
+        if (!alias || !w->writes[i] || !r->reads[ssd_prog_find_tensor(p, alias)]) continue;
+        *out = i;
+        return true;
+    }
+    return false;
+}
+
+static bool writes_ws(const Prog *p, const Touch *t) {
+    for (u32 x = 1; x < p->tensors.n; x++)
+        if (t->writes[x] && p->tensors.v[x].role == T_WS) return true;
+    return false;
+}
+
+static void order_states(Lower *l) {
+    Prog *p = l->p;
+    u32 n = p->kernels.n, which, done = 0;
+    Touch *t = NEWN(l->a, Touch, n);
+    u32 *order = NEWN(l->a, u32, n);
+    bool *placed = NEWN(l->a, bool, n);
+    for (u32 i = 0; i < n; i++) {
+        t[i] = (Touch){NEWN(l->a, bool, p->tensors.n), NEWN(l->a, bool, p->tensors.n)};
+        touch(p, &p->kernels.v[i].body, t[i].reads, t[i].writes);
+    }
+    while (done < n) {  // the first kernel that overwrites nothing the others still read
+        u32 next = n, first = n;
+        for (u32 i = 0; i < n && next == n; i++) {
+            if (placed[i]) continue;
+            if (first == n) first = i;
+            bool waits = false;
+            for (u32 j = 0; j < n; j++) waits |= j != i && !placed[j] && clobbers(p, &t[i], &t[j], &which);
+            if (!waits) next = i;
+            else if (writes_ws(p, &t[i])) break;  // what follows may read it
+        }
+        if (next == n) next = first;
+        placed[next] = true;
+        order[done++] = next;
+    }
+    TKernel *k = NEWN(l->a, TKernel, n);
+    for (u32 i = 0; i < n; i++) k[i] = p->kernels.v[order[i]];
+    memcpy(p->kernels.v, k, n * sizeof *k);
+    for (u32 i = 0; i < n; i++)
+        for (u32 j = i + 1; j < n; j++)
+            while (clobbers(p, &t[order[i]], &t[order[j]], &which)) p->tensors.v[which].alias = NULL;
+}
+
 bool ssd_pass_chunk(Unit *u) {
     Graph *g = u->graph;
     Lower *l = NEW(u->arena, Lower);
@@ -293,5 +359,6 @@ bool ssd_pass_chunk(Unit *u) {
         case STAGE_POINT: lower_point(l, s); break;
         }
     }
+    order_states(l);
     return true;
 }

@@ -303,6 +303,88 @@ static void share_nests(Layout *l, TBlock *b) {
     }
 }
 
+// --- Prefetch --------------------------------------------------------------------------------------------
+// What a loop's next turn reads and writes in memory is fetched beside this turn's products, which leave
+// the memory system idle: each load and store by the loop's variable gets a `prefetch` before one of
+// them, by turns, so that lines and multiplications are spread alike.
+typedef struct Turn {
+    Val var;
+    Ex next;
+} Turn;
+static Ex next_turn(void *ctx, Prog *p, Ex e) {
+    const Turn *t = ctx;
+    return p->exs.v[e].kind == EX_VAL && p->exs.v[e].val == t->var ? t->next : e;
+}
+
+static double flops(const Layout *l, const TOp *o) {
+    double n = 1;
+    const TVal *a = val(l, o->a), *b = val(l, o->b);
+    for (int i = 0; i < a->naxes; i++) n *= (double)l->p->axes.v[a->ax[i]].size;
+    for (int i = 0; i < b->naxes; i++)
+        if (!memchr(a->ax, b->ax[i], a->naxes)) n *= (double)l->p->axes.v[b->ax[i]].size;
+    return n;
+}
+
+static double tensor_lines(const Layout *l, const TOp *o) {
+    u8 ax[8], along = ssd_nest_contiguous(l->p, o);
+    double lines = 1;
+    int n = ssd_nest_axes(l->p, o, ax);
+    for (int i = 0; i < n; i++) {
+        double size = (double)l->p->axes.v[ax[i]].size;
+        size_t element = ssd_dtype_size((ssd_dtype)l->p->tensors.v[o->tensor].dtype);
+        lines *= ax[i] == along ? (size * (double)element + 63) / 64 : size;
+    }
+    return lines;
+}
+
+static bool walks(const Layout *l, const TOp *o, const Turn *t, TOp *out) {
+    u8 ax[8];
+    bool any = false;
+    if ((o->op != TOP_LOAD && o->op != TOP_STORE) || !ssd_nest_axes(l->p, o, ax)) return false;
+    *out = (TOp){.op = TOP_PREFETCH, .tensor = o->tensor, .nidx = o->nidx, .flags = o->op == TOP_STORE ? TF_MAX : 0};
+    for (int d = 0; d < o->nidx; d++) {
+        out->idx[d] = ssd_ex_rewrite(l->p, o->idx[d], next_turn, (void *)t);
+        any |= out->idx[d] != o->idx[d];
+    }
+    return any;
+}
+
+static void prefetch_loop(Layout *l, TOp *loop) {
+    double all_flops = 0, all_lines = 0, seen_flops = 0, seen_lines = 0;
+    TOp pre;
+    Turn t = {loop->var, 0};
+    Ex var = ssd_ex_val(l->p, loop->var), one = ssd_ex_int(l->p, 1);
+    t.next = ssd_ex_fn(l->p, loop->flags & TF_REV ? FN_SUB : FN_ADD, var, one, 0);
+    VEC(TOp *) todo = {0};
+    for (TOp *o = loop->body.first; o; o = o->next) {
+        if (o->op == TOP_MMA) all_flops += flops(l, o);
+        if (!walks(l, o, &t, &pre)) continue;
+        TOp *copy = NEW(l->p->arena, TOp);
+        *copy = pre;
+        vec_push(l->p->arena, &todo, copy);
+        all_lines += tensor_lines(l, o);
+    }
+    u32 done = 0;
+    TOp *prev = NULL;
+    for (TOp *o = loop->body.first; o; prev = o, o = o->next) {
+        if (o->op != TOP_MMA) continue;
+        seen_flops += flops(l, o);
+        while (done < todo.n && seen_lines * all_flops < seen_flops * all_lines) {
+            TOp *w = todo.v[done++];
+            seen_lines += tensor_lines(l, w);
+            insert(&loop->body, prev, w);
+            prev = w;
+        }
+    }
+}
+
+static void prefetch(Layout *l, TBlock *b) {
+    for (TOp *o = b->first; o; o = o->next) {
+        prefetch(l, &o->body);
+        if (o->op == TOP_FOR) prefetch_loop(l, o);
+    }
+}
+
 // --- The pass --------------------------------------------------------------------------------------------
 // Rank 0 is a scalar; a tile lies in memory until it is found to fit registers.
 static void spaces(Prog *p) {
@@ -321,6 +403,7 @@ static void layout_kernel(Unit *u, TKernel *k) {
     ssd_layout_scan(&l);
     ssd_layout_strides(&l);
     share_nests(&l, &k->body);
+    prefetch(&l, &k->body);
     ssd_layout_scan(&l);
     ssd_layout_mem(&l);
 }

@@ -451,7 +451,8 @@ bool near(const Layer *l, Values got, Values want, double slack) {
         const Array *g = &got.v[i].a, *w = value(want, got.v[i].name);
         if (!w) broken("no meaning of", got.v[i].name);
         bool rms;
-        double bound = slack * bound_of(layer_tensor(l, got.v[i].name, true)->dtype, &rms);
+        double bound = bound_of(layer_tensor(l, got.v[i].name, true)->dtype, &rms);
+        if (!rms) bound *= slack;
         double max = 0, sum = 0, far = 0, far2 = 0;
         i64 n = ssd_array_count(w), at = 0;
         if (!check(n == ssd_array_count(g), "output '%s' has another size", got.v[i].name))

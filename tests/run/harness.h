@@ -67,7 +67,8 @@ compile(ssd_context *cx, const Layer *l, const char *schedule, const char *targe
 Values launch(Arena *a, ssd_kernel *k, const Layer *l, Values in, Sizes z, const How *how);
 
 // --- Comparing -----------------------------------------------------------------------------------
-// One check an output of `got`, each within the bound of its dtype times `slack`.
+// One check an output of `got`, within the bound of its dtype; f32 times `slack`, the others are
+// bounded by what the rounding of the output itself costs.
 bool near(const Layer *l, Values got, Values want, double slack);
 bool same_bits(Values a, Values b); // one check
 

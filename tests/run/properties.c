@@ -60,6 +60,14 @@ static const Known *known_at(KnownTable *table, i64 t) {
     return k;
 }
 
+// f32 sums of decays over a long chunk, and angles summed over all of time, are off by their size
+// times 2^-24: DESIGN section 7 allows 1e-4 there.
+static double slack_of(const Layer *l, i64 q) {
+    bool sums = false;
+    for (u32 i = 1; i < l->graph->nodes.n; i++) sums |= l->graph->nodes.v[i].op == OP_SCAN;
+    return q > 64 || sums ? 10 : 1;
+}
+
 static void test_forms(const Layer *l) {
     static const char *const schedules[] = {NULL,
                                             "form=recurrent",
@@ -89,7 +97,8 @@ static void test_forms(const Layer *l) {
             label("%s forward %s T=%ld", l->name, shown(schedules[i]), (long)t[j]);
             const Known *now = known_at(&known, t[j]);
             Arena b = {0};
-            near(l, launch(&b, k, l, now->in, now->z, &(How){.own_workspace = true}), now->want, 1);
+            near(l, launch(&b, k, l, now->in, now->z, &(How){.own_workspace = true}), now->want,
+                 slack_of(l, q));
             ssd_arena_free(&b);
         }
         ssd_kernel_destroy(k);
@@ -189,9 +198,10 @@ static void test_causal(const Layer *l) {
         const Values x = launch(&a, k, l, in, z, &(How){0}),
                      y = launch(&a, k, l, other, z, &(How){0});
         ssd_kernel_destroy(k);
+        i64 moved = 0;
         for (int o = 0; o < x.n; o++) {
             const SpecTensor *st = layer_tensor(l, x.v[o].name, true);
-            i64 past = 0, bad = 0, moved = 0;
+            i64 past = 0, bad = 0;
             for (i64 e = 0; e < ssd_array_count(&x.v[o].a); e++) {
                 bool differs = memcmp(&x.v[o].a.v[e], &y.v[o].a.v[e], sizeof(double)) != 0;
                 i64 t = index_along(st, &x.v[o].a, "t", e);
@@ -203,8 +213,8 @@ static void test_causal(const Layer *l) {
             if (past)
                 check(bad == 0, "%ld of %ld past elements of '%s' moved", (long)bad, (long)past,
                       x.v[o].name);
-            check(moved > 0, "nothing of '%s' moved: the test is blind", x.v[o].name);
         }
+        check(moved > 0, "nothing moved: the test is blind");
     }
     ssd_arena_free(&a);
 }
@@ -349,12 +359,14 @@ static void test_linear_in(const Layer *l, const char *input, const char *output
         const Array *whole = value(y, output), *twice = value(of[0], output);
         if (!whole || !twice) continue;
         const Array *u = value(of[1], output), *v = value(of[2], output);
+        const bool half = layer_tensor(l, output, true)->dtype == SSD_F16;
         i64 bad = 0, n = ssd_array_count(whole);
         Values sum = {&(NamedArray){output, {0}}, 1}, alone = {&(NamedArray){output, *whole}, 1};
         sum.v[0].a = *whole;
         sum.v[0].a.v = NEWN(&a, double, n + 1);
         for (i64 e = 0; e < n; e++) {
-            bad += twice->v[e] != 2 * whole->v[e];
+            bool coarse = half && fabs(whole->v[e]) < 0x1p-13; // f16 below its normal numbers
+            bad += twice->v[e] != 2 * whole->v[e] && !coarse;
             sum.v[0].a.v[e] = u->v[e] + v->v[e];
         }
         check(bad == 0, "%ld of %ld elements did not double", (long)bad, (long)n);
