@@ -8,10 +8,11 @@
 #include "llvm_emit.h"
 
 #include <llvm-c/Analysis.h>
+#include <llvm-c/Support.h>
 #include <llvm-c/Target.h>
 #include <llvm-c/TargetMachine.h>
+#include <pthread.h>
 #include <stdio.h>
-#include <stdlib.h>
 
 enum { EACH_UNROLL = 64 };
 
@@ -137,7 +138,7 @@ static void op(Emit *e, TOp *o) {
     case TOP_IF: branch(e, o); break;
     case TOP_BUF: buffer(e, o); break;
     case TOP_PREFETCH:
-        if (!getenv("NOPF") && e->nprefetch < MAX_PREFETCH) e->prefetch[e->nprefetch++] = o;
+        if (e->nprefetch < MAX_PREFETCH) e->prefetch[e->nprefetch++] = o;
         break;
     case TOP_YIELD: break;
     case TOP_LOAD:
@@ -253,11 +254,22 @@ static void build(Arena *a, const Prog *p, const Machine *m, LLVMContextRef cx, 
 }
 
 // --- LLVM --------------------------------------------------------------------------------------------------
-static LLVMTargetMachineRef target_machine(const Machine *m, Text *why) {
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+// Loop strength reduction takes a quarter of all time and only makes the addresses worse that we hoisted.
+// The option is as old as the pass; options stay as they are when LLVM is one we do not know.
+static void initialize(void) {
+    unsigned major = 0, minor, patch;
     LLVMInitializeX86TargetInfo();
     LLVMInitializeX86Target();
     LLVMInitializeX86TargetMC();
     LLVMInitializeX86AsmPrinter();
+    LLVMGetVersion(&major, &minor, &patch);
+    if (major >= 16 && major <= 22) LLVMParseCommandLineOptions(2, (const char *[]){"ssdc", "-disable-lsr"}, NULL);
+}
+
+static LLVMTargetMachineRef target_machine(const Machine *m, Text *why) {
+    pthread_once(&once, initialize);
     char triple[64], *message = NULL;
     snprintf(triple, sizeof triple, "%s-unknown-linux-gnu", m->arch);
     LLVMTargetRef target;

@@ -312,7 +312,7 @@ static void lane_addrs(NestRun *r, Access *a, V instead, V *out) {
     for (int i = 0; i < a->ncond; i++) first[i] = a->cond[i].lanes ? cond_value(r, &a->cond[i]) : NULL;
     for (int i = 0; i < a->nwhen; i++)
         when[i] = varies_along_lanes(r, a->when[i]) ? ssd_nest_ex(r, a->when[i]) : NULL;
-    for (int l = 0; l < r->live; l++) {
+    for (int l = 0; l < ssd_nest_live(r); l++) {
         V ok = row, here = at;
         for (int i = 0; i < a->ncond; i++)
             if (first[i]) {
@@ -328,7 +328,7 @@ static void lane_addrs(NestRun *r, Access *a, V instead, V *out) {
         }
         if (a->general && !a->op->nidx) here = a->base;
         out[l] = choose(r, ok, here, instead);
-        if (at && l + 1 < r->live) at = ssd_emit_at(e, at, a->step[lane]);
+        if (at && l + 1 < ssd_nest_live(r)) at = ssd_emit_at(e, at, a->step[lane]);
     }
 }
 
@@ -338,12 +338,12 @@ V ssd_access_load(NestRun *r, Access *a) {
     Emit *e = r->e;
     LLVMTypeRef t = ssd_emit_storage(e, a->dtype);
     if (r->lanes > 1 && !r->strided)
-        return ssd_emit_masked_load(e, t, vector_addr(r, a, e->zeros), r->live, r->lanes, align_of(a));
+        return ssd_emit_masked_load(e, t, vector_addr(r, a, e->zeros), ssd_nest_live(r), r->lanes, align_of(a));
     V at[64];
     lane_addrs(r, a, e->zeros, at);
     if (r->lanes == 1) return ssd_emit_load(e, t, at[0], align_of(a));
     V v = LLVMConstNull(ssd_emit_vec(e, t, r->lanes));
-    for (int l = 0; l < r->live; l++) {
+    for (int l = 0; l < ssd_nest_live(r); l++) {
         V one = ssd_emit_load(e, t, at[l], align_of(a));
         v = LLVMBuildInsertElement(e->b, v, one, LLVMConstInt(e->i32, (u64)l, false), "");
     }
@@ -354,12 +354,12 @@ void ssd_access_store(NestRun *r, Access *a, V v) {
     Emit *e = r->e;
     if (r->lanes > 1 && !r->strided) {
         v = ssd_nest_vector(r, v);
-        ssd_emit_masked_store(e, v, vector_addr(r, a, e->sink), r->live, align_of(a));
+        ssd_emit_masked_store(e, v, vector_addr(r, a, e->sink), ssd_nest_live(r), align_of(a));
         return;
     }
     V at[64];
     lane_addrs(r, a, e->sink, at);
-    for (int l = 0; l < r->live; l++) ssd_emit_store(e, lane_of(r, v, l), at[l], align_of(a));
+    for (int l = 0; l < ssd_nest_live(r); l++) ssd_emit_store(e, lane_of(r, v, l), at[l], align_of(a));
 }
 
 // --- A tensor's element inside an expression ---------------------------------------------------------------
@@ -378,7 +378,7 @@ V ssd_access_element(NestRun *r, Ex load) {
         for (int d = 0; d < x->nidx; d++) {
             V i = lane_of(r, idx[d], l);
             at = ssd_emit_at(e, at, LLVMBuildMul(e->b, i, tensor_stride(e, x->tensor, d), ""));
-            if (proven(e, x->idx[d], t->dim[d]) && l < r->live) continue;
+            if (proven(e, x->idx[d], t->dim[d]) && l < ssd_nest_live(r)) continue;
             ok = ssd_emit_and(e, ok, LLVMBuildICmp(e->b, LLVMIntULT, i, tensor_dim(e, x->tensor, d), ""));
         }
         V v = ssd_emit_load(e, st, choose(r, ok, at, e->zeros), align);

@@ -6,7 +6,8 @@
 //   llvm_nest.c    loop nests of elementwise ops, scalar expressions
 //   llvm_access.c  tensors: addresses, bounds, `when`
 //   llvm_mma.c     register-blocked products
-//   llvm_ops.c     scan, cat, put, swap, inv, pick, transposes
+//   llvm_ops.c     scan, cat, put, swap, inv
+//   llvm_transpose.c  loads, stores and copies across memory order
 //   llvm_math.c    scalar functions
 //
 // Tiles lie in scratch as f32 whatever their dtype (which is a rounding point), dense boxes whose last
@@ -146,7 +147,9 @@ typedef struct NestRun {
     TOp *first, *last;
     u32 id;
     int lanes;      // of vectors: e->lanes, 1 when nothing is vectorised
-    int live;       // lanes of this point that exist
+    int width[8];   // by axis: indices a step covers
+    int live[8];    // of them those that exist at this point
+    void (*visit)(struct NestRun *r);  // what happens at a point
     bool strided;   // tensors are accessed lane by lane
     i64 unroll[8];  // by axis: steps unrolled; all of them: no loop
     Slot slot[MAX_SLOTS];
@@ -158,6 +161,11 @@ typedef struct NestRun {
 } NestRun;
 
 void ssd_nest_emit(Emit *e, TOp *first, TOp *last);
+void ssd_nest_set_up(NestRun *r, Emit *e, TOp *first, TOp *last, bool vectors);  // loop order, tensors
+void ssd_nest_walk(NestRun *r);                // visits every point
+void ssd_nest_set(NestRun *r, int slot, V index);
+V ssd_nest_tile(NestRun *r, Val v);            // address of a tile's element at this point
+int ssd_nest_live(const NestRun *r);           // lanes of this point that exist
 void ssd_nest_begin(NestRun *r, Emit *e);      // a run without loops, for scalars
 V ssd_nest_ex(NestRun *r, Ex e);               // value at this point: a vector if it varies along lanes
 V ssd_nest_scalar_index(NestRun *r, Ex e);     // an index at the first lane of this point
@@ -166,6 +174,10 @@ int ssd_nest_level(const NestRun *r, int axis);// the slot after which the index
 LLVMBasicBlockRef ssd_nest_enter(NestRun *r, int level);  // emit at that level; returns where to go back to
 V ssd_nest_vector(NestRun *r, V v);            // a splat when it is a scalar
 V ssd_emit_scalar(Emit *e, Ex ex);             // a rank-0 expression outside nests
+
+// --- llvm_transpose.c: moves between memory and tiles whose contiguous axes differ ------------------------------
+bool ssd_transpose_plan(NestRun *out, const NestRun *r);  // false: it is no such move
+void ssd_transpose_emit(const NestRun *r);
 
 // --- llvm_mma.c, llvm_ops.c --------------------------------------------------------------------------------
 void ssd_emit_mma(Emit *e, const TOp *o);

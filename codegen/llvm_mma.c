@@ -9,7 +9,7 @@
 // tri: when a is zero above (or below) a diagonal, each row block stops (starts) its k loop there.
 #include "llvm_emit.h"
 
-enum { MAX_OUTER = 8, MAX_K = 4, MAX_ROWS = 14, MAX_VECS = 6, K_UNROLL = 4 };
+enum { MAX_OUTER = 8, MAX_K = 4, MAX_ROWS = 14, MAX_VECS = 6, K_UNROLL = 2 };
 
 typedef struct Mma {
     Emit *e;

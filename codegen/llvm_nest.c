@@ -24,7 +24,7 @@ int ssd_nest_level(const NestRun *r, int axis) {
     return 2 * axis + 2;
 }
 
-static void enter_slot(NestRun *r, int s, V index) {
+void ssd_nest_set(NestRun *r, int s, V index) {
     r->slot[s].index = index;
     r->slot[s].stamp = ++r->e->stamp;
     for (int i = s; i < MAX_SLOTS; i++) r->slot[i].up = NULL;
@@ -40,6 +40,8 @@ static void leave(NestRun *r, LLVMBasicBlockRef back) { ssd_emit_seek(r->e, back
 V ssd_nest_index(NestRun *r, int axis) {
     return ssd_emit_add(r->e, r->slot[2 * axis + 1].index, r->slot[2 * axis + 2].index);
 }
+
+int ssd_nest_live(const NestRun *r) { return r->lanes > 1 ? r->live[r->plan.lane] : 1; }
 
 V ssd_nest_vector(NestRun *r, V v) { return ssd_emit_splat(r->e, v, r->lanes); }
 
@@ -73,7 +75,7 @@ static ExFacts facts(NestRun *r, Ex e) {
 
 // --- Tiles -------------------------------------------------------------------------------------------------
 // The address of a tile's element at this point, built up level by level.
-static V tile_addr(NestRun *r, Val v) {
+V ssd_nest_tile(NestRun *r, Val v) {
     Emit *e = r->e;
     Memo *memo = e->val_addr[v];
     V at = e->val[v];
@@ -97,12 +99,12 @@ static V lane_const(NestRun *r, int i) { return LLVMConstInt(r->e->i32, (u64)i, 
 
 static V tile_read(NestRun *r, Val v) {
     Emit *e = r->e;
-    V at = tile_addr(r, v);
+    V at = ssd_nest_tile(r, v);
     i64 s = r->lanes > 1 ? ssd_nest_stride(e->p, v, r->plan.ax[r->plan.lane]) : 0;
     if (s == 0) return ssd_emit_load(e, e->f32, at, ALIGN_F32);
     if (s == 1) return ssd_emit_load(e, ssd_emit_vec(e, e->f32, r->lanes), at, ALIGN_F32);
     V out = LLVMConstNull(ssd_emit_vec(e, e->f32, r->lanes));
-    for (int i = 0; i < r->live; i++) {
+    for (int i = 0; i < ssd_nest_live(r); i++) {
         V x = ssd_emit_load(e, e->f32, ssd_emit_at_const(e, at, 4 * s * i), ALIGN_F32);
         out = LLVMBuildInsertElement(e->b, out, x, lane_const(r, i), "");
     }
@@ -111,14 +113,14 @@ static V tile_read(NestRun *r, Val v) {
 
 static void tile_write(NestRun *r, Val v, V x) {
     Emit *e = r->e;
-    V at = tile_addr(r, v);
+    V at = ssd_nest_tile(r, v);
     i64 s = r->lanes > 1 ? ssd_nest_stride(e->p, v, r->plan.ax[r->plan.lane]) : 0;
     if (s == 1) x = ssd_nest_vector(r, x);
     if (s <= 1) {
         ssd_emit_store(e, x, at, ALIGN_F32);
         return;
     }
-    for (int i = 0; i < r->live; i++) {
+    for (int i = 0; i < ssd_nest_live(r); i++) {
         V one = is_vector(x) ? LLVMBuildExtractElement(e->b, x, lane_const(r, i), "") : x;
         ssd_emit_store(e, one, ssd_emit_at_const(e, at, 4 * s * i), ALIGN_F32);
     }
@@ -274,15 +276,15 @@ static void define(NestRun *r, const TOp *o, V v) {
 }
 
 static V dead_lanes(NestRun *r, V v, double to) {
-    if (r->live >= r->lanes) return v;
-    V mask = ssd_emit_lane_mask(r->e, r->live, r->lanes);
+    if (ssd_nest_live(r) >= r->lanes) return v;
+    V mask = ssd_emit_lane_mask(r->e, ssd_nest_live(r), r->lanes);
     return LLVMBuildSelect(r->e->b, mask, v, ssd_nest_vector(r, ssd_emit_f32(r->e, to)), "");
 }
 
 static void accumulate(NestRun *r, const TOp *o, int k) {
     Emit *e = r->e;
     bool along = r->lanes > 1 && o->ax[0] == r->plan.ax[r->plan.lane];
-    bool max = o->flags & TF_MAX, tail = along && r->live < r->lanes;
+    bool max = o->flags & TF_MAX, tail = along && ssd_nest_live(r) < r->lanes;
     V *acc = &r->acc[k * r->lane_copies + r->lane_copy];
     if (!max && !tail && is_mul(r, o->e)) {
         V x = to_f32(r, ssd_nest_ex(r, ex(r, o->e)->arg[0])), y = to_f32(r, ssd_nest_ex(r, ex(r, o->e)->arg[1]));
@@ -298,12 +300,12 @@ static void accumulate(NestRun *r, const TOp *o, int k) {
 static V picked(NestRun *r, const TOp *o) {
     Emit *e = r->e;
     i64 s = 4 * ssd_nest_stride(e->p, o->a, o->ax[0]), lane = 0;
-    V idx = ssd_nest_ex(r, o->e), at = tile_addr(r, o->a), out = NULL;
+    V idx = ssd_nest_ex(r, o->e), at = ssd_nest_tile(r, o->a), out = NULL;
     if (r->lanes > 1) {
         lane = 4 * ssd_nest_stride(e->p, o->a, r->plan.ax[r->plan.lane]);
         out = LLVMConstNull(ssd_emit_vec(e, e->f32, r->lanes));
     }
-    for (int i = 0; i < r->live; i++) {
+    for (int i = 0; i < ssd_nest_live(r); i++) {
         V k = is_vector(idx) ? LLVMBuildExtractElement(e->b, idx, lane_const(r, i), "") : idx;
         if (LLVMGetTypeKind(LLVMTypeOf(k)) == LLVMFloatTypeKind) k = LLVMBuildFPToSI(e->b, k, e->i64, "");
         k = ssd_emit_fn(e, FN_MAX, k, ssd_emit_i64(e, 0), NULL);
@@ -391,7 +393,7 @@ static void finish_acc(NestRun *r) {
 
 // --- The walk ----------------------------------------------------------------------------------------------
 static i64 steps_of(const NestRun *r, int axis, i64 *full) {
-    i64 size = ssd_emit_size(r->e, r->plan.ax[axis]), w = axis == r->plan.lane ? r->lanes : 1;
+    i64 size = ssd_emit_size(r->e, r->plan.ax[axis]), w = r->width[axis];
     *full = size / w;
     return (size + w - 1) / w;
 }
@@ -401,31 +403,30 @@ static void walk(NestRun *r, int axis);
 // One unrolled step of an axis: `k` steps after the loop's index.
 static void step(NestRun *r, int axis, i64 k) {
     bool lane = axis == r->plan.lane;
-    i64 w = lane ? r->lanes : 1;
-    enter_slot(r, 2 * axis + 2, ssd_emit_i64(r->e, k * w));
+    ssd_nest_set(r, 2 * axis + 2, ssd_emit_i64(r->e, k * r->width[axis]));
     if (lane) r->lane_copy = r->lane_copies > 1 ? (int)k : 0;
 }
 
 static void set_lane_copy(NestRun *r, i64 k) {
     i64 size = ssd_emit_size(r->e, r->plan.ax[r->plan.lane]);
-    enter_slot(r, 2 * r->plan.lane + 1, ssd_emit_i64(r->e, 0));
+    ssd_nest_set(r, 2 * r->plan.lane + 1, ssd_emit_i64(r->e, 0));
     step(r, r->plan.lane, k);
-    r->live = (int)MIN(r->lanes, size - k * r->lanes);
+    r->live[r->plan.lane] = (int)MIN(r->lanes, size - k * r->lanes);
 }
 
 static void unrolled(NestRun *r, int axis, i64 from, i64 to, bool partial_last) {
     i64 size = ssd_emit_size(r->e, r->plan.ax[axis]);
     for (i64 k = from; k < to; k++) {
         step(r, axis, k);
-        if (axis == r->plan.lane)
-            r->live = partial_last && k == to - 1 && size % r->lanes ? (int)(size % r->lanes) : r->lanes;
+        bool partial = partial_last && k == to - 1 && size % r->width[axis];
+        r->live[axis] = (int)(partial ? size % r->width[axis] : r->width[axis]);
         walk(r, axis + 1);
     }
 }
 
 static void looped(NestRun *r, int axis, i64 full, i64 unroll) {
     Emit *e = r->e;
-    i64 w = axis == r->plan.lane ? r->lanes : 1;
+    i64 w = r->width[axis];
     LLVMBasicBlockRef pre = LLVMGetInsertBlock(e->b), head = ssd_emit_block(e, "nest");
     LLVMBuildBr(e->b, head);
     for (int s = 0; s < 2 * axis + 1; s++)
@@ -434,7 +435,7 @@ static void looped(NestRun *r, int axis, i64 full, i64 unroll) {
     V iv = ssd_emit_phi(e, ssd_emit_i64(e, 0), pre), phi[MAX_ACC];
     bool acc = r->acc_from >= 0 && axis >= r->acc_from;
     for (int i = 0; acc && i < r->nacc; i++) phi[i] = r->acc[i] = ssd_emit_phi(e, r->acc[i], pre);
-    enter_slot(r, 2 * axis + 1, iv);
+    ssd_nest_set(r, 2 * axis + 1, iv);
     unrolled(r, axis, 0, unroll, false);
     V next = LLVMBuildAdd(e->b, iv, ssd_emit_i64(e, unroll * w), "");
     V more = LLVMBuildICmp(e->b, LLVMIntSLT, next, ssd_emit_i64(e, full * w), "");
@@ -448,18 +449,18 @@ static void looped(NestRun *r, int axis, i64 full, i64 unroll) {
 
 static void walk(NestRun *r, int axis) {
     if (axis == r->plan.n) {
-        point(r);
+        r->visit(r);
         return;
     }
     i64 full, steps = steps_of(r, axis, &full);
     if (axis == r->acc_from) start_acc(r);
     if (r->unroll[axis] >= steps) {
-        enter_slot(r, 2 * axis + 1, ssd_emit_i64(r->e, 0));
+        ssd_nest_set(r, 2 * axis + 1, ssd_emit_i64(r->e, 0));
         unrolled(r, axis, 0, steps, true);
     } else {
         if (full) looped(r, axis, full, r->unroll[axis]);
         if (steps > full) {
-            enter_slot(r, 2 * axis + 1, ssd_emit_i64(r->e, 0));
+            ssd_nest_set(r, 2 * axis + 1, ssd_emit_i64(r->e, 0));
             unrolled(r, axis, full, steps, true);
         }
     }
@@ -488,7 +489,8 @@ static void choose_unroll(NestRun *r) {
         if (r->strided && (o->op == TOP_LOAD || o->op == TOP_STORE)) w += 4 * r->lanes;
         if (o == r->last) break;
     }
-    i64 left = MIN(MAX(UNROLL_BUDGET / w, 1), UNROLL_MOST);
+    // Element by element is the rare way: small code.
+    i64 left = r->lanes > 1 || !r->plan.n ? MIN(MAX(UNROLL_BUDGET / w, 1), UNROLL_MOST) : 1;
     for (int i = r->plan.n - 1; i >= 0; i--) {
         i64 full, steps = steps_of(r, i, &full);
         // A reduction around the lane axis keeps an accumulator for each vector of it.
@@ -505,7 +507,7 @@ static void choose_unroll(NestRun *r) {
 }
 
 void ssd_nest_begin(NestRun *r, Emit *e) {
-    *r = (NestRun){.e = e, .id = ++e->stamp, .lanes = 1, .live = 1, .acc_from = -1, .lane_copies = 1};
+    *r = (NestRun){.e = e, .id = ++e->stamp, .lanes = 1, .acc_from = -1, .lane_copies = 1};
     r->plan.lane = -1;
     r->slot[0].stamp = ++e->stamp;
 }
@@ -517,12 +519,16 @@ static void emit_version(const NestRun *set_up, bool strided) {
     if (plan->reduce)
         for (int i = plan->n - 1; i >= 0; i--)
             if (plan->ax[i] == plan->reduce) r.acc_from = i;
-    bool around = plan->reduce && r.acc_from < plan->lane;
+    bool around = plan->reduce && r.lanes > 1 && r.acc_from < plan->lane;
     i64 full;
     if (around) r.lane_copies = (int)steps_of(&r, plan->lane, &full);
+    r.visit = point;
+    for (int i = 0; i < plan->n; i++) r.width[i] = i == plan->lane ? r.lanes : 1;
     choose_unroll(&r);
     walk(&r, 0);
 }
+
+void ssd_nest_walk(NestRun *r) { walk(r, 0); }
 
 // Rank-0 results of two versions of a nest meet in phis.
 static void join_scalars(Emit *e, const TOp *first, const TOp *last, V got[2][MAX_ACC], LLVMBasicBlockRef from[2]) {
@@ -543,8 +549,31 @@ static void keep_scalars(Emit *e, const TOp *first, const TOp *last, V got[MAX_A
     }
 }
 
-// By whole vectors where tensors allow it at run time, else lane by lane.
-static void two_versions(const NestRun *r, V fast) {
+void ssd_nest_set_up(NestRun *r, Emit *e, TOp *first, TOp *last, bool vectors) {
+    ssd_nest_begin(r, e);
+    r->first = first;
+    r->last = last;
+    ssd_nest_plan(e->p, first, last, e->lanes, 0, &r->plan);
+    r->lanes = r->plan.n && vectors ? e->lanes : 1;
+    if (!vectors && r->plan.reduce) {  // accumulate one sum at a time
+        int k = 0;
+        for (int i = 0; i < r->plan.n; i++)
+            if (r->plan.ax[i] != r->plan.reduce) r->plan.ax[k++] = r->plan.ax[i];
+        r->plan.ax[k] = r->plan.reduce;
+        r->plan.lane = k;
+    }
+    for (TOp *o = first;; o = o->next) {
+        if (o->op == TOP_LOAD || o->op == TOP_STORE) {
+            if (r->naccess == MAX_ACCESS) SSD_BUG("too many tensors in one nest");
+            ssd_access_init(r, &r->access[r->naccess++], o);
+        }
+        if (o == last) break;
+    }
+}
+
+// By whole vectors where tensors allow it at run time, else element by element: the rare case gets small
+// code, not fast code.
+static void two_versions(const NestRun *r, V fast, void (*whole)(const NestRun *r)) {
     Emit *e = r->e;
     LLVMBasicBlockRef version[2] = {ssd_emit_block(e, "whole"), ssd_emit_block(e, "strided")}, from[2];
     LLVMBasicBlockRef end = ssd_emit_block(e, "end");
@@ -554,7 +583,9 @@ static void two_versions(const NestRun *r, V fast) {
         LLVMPositionBuilderAtEnd(e->b, version[k]);
         NestRun own = *r;
         own.slot[0].stamp = ++e->stamp;
-        emit_version(&own, k == 1);
+        if (k == 1) ssd_nest_set_up(&own, e, r->first, r->last, false);
+        if (k == 0) whole(&own);
+        else emit_version(&own, false);
         keep_scalars(e, r->first, r->last, got[k]);
         from[k] = LLVMGetInsertBlock(e->b);
         LLVMBuildBr(e->b, end);
@@ -563,7 +594,16 @@ static void two_versions(const NestRun *r, V fast) {
     join_scalars(e, r->first, r->last, got, from);
 }
 
+static void vectors(const NestRun *r) { emit_version(r, false); }
+
 static void emit_nest(NestRun *r) {
+    NestRun across;
+    if (ssd_transpose_plan(&across, r)) {
+        V ok = across.naccess ? ssd_access_fast(&across, &across.access[0]) : NULL;
+        if (ok) two_versions(&across, ok, ssd_transpose_emit);
+        else ssd_transpose_emit(&across);
+        return;
+    }
     V fast = NULL;
     bool never = false;
     for (int i = 0; i < r->naccess; i++) {
@@ -572,7 +612,7 @@ static void emit_nest(NestRun *r) {
         fast = ok ? ssd_emit_and(r->e, fast, ok) : fast;
     }
     if (!r->naccess || never || r->lanes == 1) emit_version(r, never);
-    else two_versions(r, fast);
+    else two_versions(r, fast, vectors);
 }
 
 // The tensor itself serves as the tile, if it lies right.
@@ -593,18 +633,7 @@ static void load_in_place(NestRun *r) {
 
 void ssd_nest_emit(Emit *e, TOp *first, TOp *last) {
     NestRun r;
-    ssd_nest_begin(&r, e);
-    r.first = first;
-    r.last = last;
-    ssd_nest_plan(e->p, first, last, e->lanes, 0, &r.plan);
-    r.lanes = r.plan.n ? e->lanes : 1;
-    for (TOp *o = first;; o = o->next) {
-        if (o->op == TOP_LOAD || o->op == TOP_STORE) {
-            if (r.naccess == MAX_ACCESS) SSD_BUG("too many tensors in one nest");
-            ssd_access_init(&r, &r.access[r.naccess++], o);
-        }
-        if (o == last) break;
-    }
+    ssd_nest_set_up(&r, e, first, last, true);
     if (first == last && first->op == TOP_LOAD && first->flags & TF_INPLACE) load_in_place(&r);
     else emit_nest(&r);
 }

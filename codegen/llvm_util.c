@@ -3,7 +3,6 @@
 #include "llvm_emit.h"
 
 #include <math.h>
-#include <stdlib.h>
 
 enum { MAX_LANES = 64 };
 
@@ -124,9 +123,8 @@ void ssd_emit_masked_store(Emit *e, V v, V ptr, int live, unsigned align) {
     intrinsic(e, "llvm.masked.store", over, 2, args, 4);
 }
 
-// Into the second level: it is wanted after a whole turn of a loop.
 void ssd_emit_prefetch(Emit *e, V ptr, bool write) {
-    V args[] = {ptr, LLVMConstInt(e->i32, write, false), LLVMConstInt(e->i32, getenv("LOC")?(unsigned)atoi(getenv("LOC")):2, false), LLVMConstInt(e->i32, 1, false)};
+    V args[] = {ptr, LLVMConstInt(e->i32, write, false), LLVMConstInt(e->i32, 3, false), LLVMConstInt(e->i32, 1, false)};
     intrinsic(e, "llvm.prefetch", &e->ptr, 1, args, 4);
 }
 

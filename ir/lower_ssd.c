@@ -24,6 +24,7 @@ typedef struct Op {  // one ssd being lowered
     bool strict, reversed, read_excl, write_excl, decay;
     bool decay_key, decay_value;  // the decay has key / value features
     u8 i, j;                      // tile axes of queries and keys
+    i64 sub;                      // rows a block of a split cumulative sum; 0: plain
     Ref final;                    // its final node, 0: not wanted
 } Op;
 
@@ -42,6 +43,7 @@ static Op op_of(Lower *l, Ref r) {
     o.read_excl = n->time == TIME_REV || (n->flags & SSD_READ_BEFORE);
     o.write_excl = n->time == TIME_REV;
     o.decay = n->arg[3] != 0;
+    if (o.decay && l->g->cumsum_split && l->q > 16) o.sub = l->q % 16 ? l->q % 8 ? 0 : 8 : 16;
     for (int d = 0; o.decay && d < o.ax.nkey; d++)
         o.decay_key |= ssd_graph_has_axis(l->g, n->arg[3], o.ax.key[d]);
     for (int d = 0; o.decay && d < o.ax.nvalue; d++)
@@ -123,18 +125,21 @@ static Val at_i(Op *o, TB *b, const char *name, Val v) {
 
 typedef struct Decays {
     Val r, w, rj, end;  // reading side by i, writing side by j, reading side by j, whole chunk
+    Val ld;             // the decays themselves, by j
+    Val to_end;         // from each write to the chunk's end, summed from that end (cumsum: split); else 0
 } Decays;
 
 static Decays decays(Op *o, Ctx *c) {
     TB b = ssd_ctx_tb(o->l, c);
     Val ld = ssd_cone_rows(o->l, c, o->n->arg[3]);
-    Decays d = {0};
+    Decays d = {.ld = ld};
     Val incl = ssd_tile_scan(&b, "cj", o->j, ld, 0), excl = 0;
     if (o->read_excl || o->write_excl) excl = ssd_tile_scan(&b, "cx", o->j, ld, TF_EXCL);
     d.w = o->write_excl ? excl : incl;
     d.rj = o->read_excl ? excl : incl;
     d.r = at_i(o, &b, o->read_excl ? "xi" : "ci", d.rj);
     d.end = ssd_tile_at(&b, "e", incl, o->j, num(o, o->l->q - 1));
+    if (o->sub) d.to_end = ssd_tile_scan(&b, "to_end", o->j, ld, o->write_excl ? TF_REV : TF_REV | TF_EXCL);
     return d;
 }
 
@@ -142,6 +147,37 @@ static Ex causal(Op *o, Ex gi, Ex gj) {
     Ex m = fn(o, o->strict ? FN_GT : FN_GE, gi, gj);
     if (o->n->k) m = fn(o, FN_AND, m, fn(o, FN_LT, fn(o, FN_SUB, gi, gj), num(o, o->n->k)));
     return m;
+}
+
+// cumsum: split. The exponent R_i - W_j inside a chunk without the difference of two long sums: with rows
+// cut into blocks u of `sub`, loc the sum inside a block, rem the rest of j's block and tot a block's sum,
+//     R_i - W_j = loc_i - loc_j in one block, else loc_i + rem_j + sum of tot over the blocks between,
+// where all terms have one sign. Returns M over (i j).
+static Val split_scores(Op *o, Ctx *c, Val log_decay, Val scores) {
+    Lower *l = o->l;
+    TB b = ssd_ctx_tb(l, c);
+    i64 q = l->q, n = q / o->sub;
+    u8 iu = row_axis(l, "iu", n), ix = row_axis(l, "ix", o->sub), ju = row_axis(l, "ju", n);
+    u8 jy = row_axis(l, "jy", o->sub), jw = row_axis(l, "jw", n);
+    Val ld = ssd_tile_split(&b, "lv", log_decay, o->j, ju, jy);
+    Val incl = ssd_tile_scan(&b, "loc", jy, ld, 0), excl = incl;
+    if (o->read_excl || o->write_excl) excl = ssd_tile_scan(&b, "locx", jy, ld, TF_EXCL);
+    Val loc_j = o->write_excl ? excl : incl, read = o->read_excl ? excl : incl;
+    Val loc_i = ssd_tile_rename(&b, NULL, ssd_tile_rename(&b, NULL, read, ju, iu), jy, ix);
+    Val rem = ssd_tile_scan(&b, "rem", jy, ld, o->write_excl ? TF_REV : TF_REV | TF_EXCL);
+    Val tot = ssd_tile_rename(&b, NULL, ssd_tile_at(&b, "tot", incl, jy, num(o, o->sub - 1)), ju, jw);
+    Ex u = ssd_ex_axis(l->p, iu), v = ssd_ex_axis(l->p, ju), w = ssd_ex_axis(l->p, jw);
+    Ex between = fn(o, FN_AND, fn(o, FN_LT, v, w), fn(o, FN_LT, w, u));
+    Val mid = ssd_tile_reduce(&b, "mid", false, jw, where(o, between, val(o, tot), zero(o)));
+    Ex near = fn(o, FN_SUB, val(o, loc_i), val(o, loc_j));
+    Ex far = fn(o, FN_ADD, fn(o, FN_ADD, val(o, loc_i), val(o, mid)), val(o, rem));
+    Ex expo = where(o, fn(o, FN_EQ, u, v), near, far);
+    Ex gi = fn(o, FN_ADD, fn(o, FN_MUL, u, num(o, o->sub)), ssd_ex_axis(l->p, ix));
+    Ex gj = fn(o, FN_ADD, fn(o, FN_MUL, v, num(o, o->sub)), ssd_ex_axis(l->p, jy));
+    Val s = ssd_tile_split(&b, NULL, ssd_tile_split(&b, NULL, scores, o->i, iu, ix), o->j, ju, jy);
+    Ex m = where(o, causal(o, gi, gj), fn(o, FN_MUL, val(o, s), fn1(o, FN_EXP, expo)), zero(o));
+    Val m4 = ssd_tile_map(&b, "M", SSD_F32, m);
+    return ssd_tile_join(&b, NULL, ssd_tile_join(&b, NULL, m4, iu, ix, o->i), ju, jy, o->j);
 }
 
 // The value of a sum over all key features of an expression that is never materialised but for the
@@ -202,7 +238,8 @@ static Val read_state(Op *o, TB *b, Val qi, Val s, Val decay_i) {
 static Val write_state(Op *o, TB *b, Val kj, Val vj, Val s, Decays d) {
     Val k = kj, v = vj;
     if (!o->decay) return ssd_tile_mma(b, "s1", SSD_F32, v, k, s, NULL, 0);
-    Ex w = fn1(o, FN_EXP, fn(o, FN_SUB, val(o, d.end), val(o, d.w)));
+    Ex rest = d.to_end ? val(o, d.to_end) : fn(o, FN_SUB, val(o, d.end), val(o, d.w));
+    Ex w = fn1(o, FN_EXP, rest);
     if (o->decay_key && o->decay_value) SSD_BUG("a decay over key and value features does not factor");
     if (!o->decay_key && !o->decay_value) w = val(o, ssd_tile_map(b, "wj", SSD_F32, w));
     if (o->decay_key) k = ssd_tile_map(b, "kw", SSD_F32, fn(o, FN_MUL, val(o, k), w));
@@ -245,8 +282,11 @@ static Val walk(Op *o, Ctx *k, Ex init, bool with_output) {
         Val qi = at_i(o, &b, NULL, ssd_cone_rows(l, c, o->n->arg[0]));
         Ex mask = causal(o, ssd_ex_axis(l->p, o->i), ssd_ex_axis(l->p, o->j));
         Ex expo = o->decay ? fn(o, FN_SUB, val(o, d.r), val(o, d.w)) : 0;
-        Val ys = read_state(o, &b, qi, s, o->decay ? d.r : 0);
-        set_output(o, c, scores_times_value(o, &b, qi, kj, vj, mask, expo, ys));
+        Val ys = read_state(o, &b, qi, s, o->decay ? d.r : 0), y;
+        if (o->sub && !o->decay_key && !o->decay_value)
+            y = ssd_tile_mma(&b, "y_", SSD_F32, split_scores(o, c, d.ld, dot(o, &b, "S", qi, kj)), vj, ys, NULL, 0);
+        else y = scores_times_value(o, &b, qi, kj, vj, mask, expo, ys);
+        set_output(o, c, y);
     }
     Ex next = val(o, write_state(o, &b, kj, vj, s, d));
     ssd_tile_yield(&b, &next, 1);
@@ -324,7 +364,7 @@ static void quadratic_rows(Op *o, Ctx *k, Ex u, TBlock *block) {
     if (o->decay) {
         Decays d = decays(o, ck);
         Ex inside = fn(o, FN_SUB, val(o, dq.r), val(o, d.w));
-        Ex rest = fn(o, FN_SUB, val(o, d.end), val(o, d.w));
+        Ex rest = d.to_end ? val(o, d.to_end) : fn(o, FN_SUB, val(o, d.end), val(o, d.w));
         Ex across = fn(o, FN_ADD, fn(o, FN_ADD, val(o, dq.r), val(o, gap)), rest);
         expo = where(o, same, inside, across);
         next[1] = where(o, same, zero(o), fn(o, FN_ADD, val(o, gap), val(o, d.end)));

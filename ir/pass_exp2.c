@@ -31,8 +31,7 @@ typedef struct Exp2 {
 
 static const Expr *at(const Exp2 *x, Ex e) { return &x->p->exs.v[e]; }
 
-// --- Which part of an expression takes the factor
-// ----------------------------------------------------
+// --- Which part of an expression takes the factor ------------------------------------------------
 typedef enum { OPAQUE, EVERY, BRANCHES, FIRST, SECOND } Linear;
 
 static bool is_sum(const Expr *e) {
@@ -147,8 +146,7 @@ static void candidates(Exp2 *x, const TBlock *b) {
     }
 }
 
-// --- Rewriting
-// ---------------------------------------------------------------------------------------
+// --- Rewriting -----------------------------------------------------------------------------------
 static Ex rewrite(Exp2 *x, Ex e, bool scaled) {
     if (!e) return 0;
     Prog *p = x->p;

@@ -306,7 +306,8 @@ static void share_nests(Layout *l, TBlock *b) {
 // --- Prefetch --------------------------------------------------------------------------------------------
 // What a loop's next turn reads and writes in memory is fetched beside this turn's products, which leave
 // the memory system idle: each load and store by the loop's variable gets a `prefetch` before one of
-// them, by turns, so that lines and multiplications are spread alike.
+// them, by turns, so that lines and multiplications are spread alike. Hardware follows a tile that lies
+// in one piece by itself.
 typedef struct Turn {
     Val var;
     Ex next;
@@ -337,10 +338,32 @@ static double tensor_lines(const Layout *l, const TOp *o) {
     return lines;
 }
 
+// Is the tile one piece of its tensor?
+static bool in_one_piece(const Layout *l, const TOp *o) {
+    const TTensor *t = &l->p->tensors.v[o->tensor];
+    i64 coef[256], stride = 1, tile = 1;
+    u8 ax[8];
+    int n = ssd_nest_axes(l->p, o, ax), found = 0;
+    for (int d = o->nidx - 1; d >= 0 && found < n; d--) {
+        if (!ssd_nest_affine(l->p, o->idx[d], coef)) return false;
+        for (int i = 0; i < n; i++)
+            if (coef[ax[i]]) {
+                if (coef[ax[i]] * stride != tile) return false;
+                tile *= l->p->axes.v[ax[i]].size;
+                found++;
+            }
+        const Expr *dim = &l->p->exs.v[t->dim[d]];
+        if (dim->kind != EX_NUM) break;
+        stride *= (i64)dim->num;
+    }
+    return found == n;
+}
+
 static bool walks(const Layout *l, const TOp *o, const Turn *t, TOp *out) {
     u8 ax[8];
     bool any = false;
     if ((o->op != TOP_LOAD && o->op != TOP_STORE) || !ssd_nest_axes(l->p, o, ax)) return false;
+    if (in_one_piece(l, o)) return false;
     *out = (TOp){.op = TOP_PREFETCH, .tensor = o->tensor, .nidx = o->nidx, .flags = o->op == TOP_STORE ? TF_MAX : 0};
     for (int d = 0; d < o->nidx; d++) {
         out->idx[d] = ssd_ex_rewrite(l->p, o->idx[d], next_turn, (void *)t);

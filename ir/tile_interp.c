@@ -99,8 +99,7 @@ static i64 stride_of(const Machine *m, Val v, u8 x) {
     return 0;
 }
 
-// --- Walks: an index box with the offsets of up to three arrays
-// ----------------------------------------
+// --- Walks: an index box with the offsets of up to three arrays ----------------------------------
 typedef struct Walk {
     int n;
     i64 size[8], pos[8], off[3], st[3][8];
@@ -143,8 +142,7 @@ static double round_to(double x, u8 dtype) {
     }
 }
 
-// --- Buffers (T1)
-// --------------------------------------------------------------------------------------
+// --- Buffers (T1) --------------------------------------------------------------------------------
 static Walk cells_of(const Machine *m, Val v, i64 *out_per) {
     const TVal *t = tv(m, v);
     const Slot *s = &m->slot[v], *b = &m->slot[t->lay.buf];
@@ -252,8 +250,7 @@ static void commit(Machine *m, Val v, const Val *reads, int nreads, u64 may) {
     } while (walk_next(&w));
 }
 
-// --- Expressions to postfix
-// ----------------------------------------------------------------------------
+// --- Expressions to postfix ----------------------------------------------------------------------
 typedef struct Compiler {
     Machine *m;
     VEC(Ins) ins;
@@ -426,8 +423,7 @@ static bool next_row(const i64 *size, int nbox, i64 *pos) {
     return false;
 }
 
-// --- Ops
-// -----------------------------------------------------------------------------------------------
+// --- Ops -----------------------------------------------------------------------------------------
 static double *dense(Machine *m, Val v) { return m->slot[v].d; }
 
 static void access(Machine *m, Step *s) {
@@ -803,8 +799,7 @@ static void block(Machine *m, Step *s, const TOp *loop) {
     }
 }
 
-// --- Compilation of blocks
-// -----------------------------------------------------------------------------
+// --- Compilation of blocks -----------------------------------------------------------------------
 static void box_of(Machine *m, Step *s) {
     const TOp *o = s->op;
     if (o->op == TOP_STORE) {

@@ -57,8 +57,7 @@ static void fail_at(Parser *r, const char *at, const char *fmt, ...) {
 }
 #define fail(r, ...) fail_at((r), (r)->tok, __VA_ARGS__)
 
-// --- Lines and tokens
-// ----------------------------------------------------------------------------------
+// --- Lines and tokens ----------------------------------------------------------------------------
 static bool letter(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_'; }
 static bool digit(char c) { return c >= '0' && c <= '9'; }
 
@@ -186,8 +185,7 @@ static void done(Parser *r) {
     if (r->kind != K_END) fail(r, "unexpected `%.*s`", (int)MIN(r->len, 40), r->tok);
 }
 
-// --- Names
-// ---------------------------------------------------------------------------------------------
+// --- Names ---------------------------------------------------------------------------------------
 static u32 *bucket(Parser *r, const char *s, size_t n) {
     return &r->chain[ssd_hash(s, n, 0) & 255];
 }
@@ -237,8 +235,7 @@ static int axes(Parser *r, const char *close, u8 *out, int max) {
     return n;
 }
 
-// --- Expressions
-// ---------------------------------------------------------------------------------------
+// --- Expressions ---------------------------------------------------------------------------------
 static Ex expr(Parser *r);
 static Ex unary(Parser *r);
 
@@ -422,8 +419,7 @@ static i64 integer(Parser *r, const char *what, double lo, double hi) {
     return (i64)x->num;
 }
 
-// --- Types
-// ---------------------------------------------------------------------------------------------
+// --- Types ---------------------------------------------------------------------------------------
 static u8 dtype(Parser *r) {
     for (int d = SSD_F32; d <= SSD_IDX; d++)
         if (take(r, ssd_dtype_name((ssd_dtype)d))) return (u8)d;
@@ -493,8 +489,7 @@ static void set_type(Parser *r, Val v, const Type *t) {
     x->dtype = t->dtype;
 }
 
-// --- Ops
-// -----------------------------------------------------------------------------------------------
+// --- Ops -----------------------------------------------------------------------------------------
 static const char *const op_text[TOP__COUNT] = {
 #define TOP(id, text, stratum, doc) [TOP_##id] = text,
 #include "tile_ops.def"
@@ -889,7 +884,10 @@ static void declare_tensor(Parser *r, TRole role) {
     if (take(r, "["))
         while (!take(r, "]")) {
             if (n == (int)COUNTOF(dim)) fail(r, "more than %d dimensions", n);
-            dim[n++] = expr(r);
+            const char *start = r->tok;
+            dim[n] = expr(r);
+            const Expr *d = &r->p->exs.v[dim[n++]];
+            if (d->kind == EX_NUM && d->num < 0) fail_at(r, start, "a dimension is negative");
         }
     r->dims = false;
     u16 t = ssd_prog_tensor(r->p, role, s, dt, n, dim);

@@ -17,8 +17,7 @@ static const char *const op_text[TOP__COUNT] = {
 };
 static const char *const space_text[] = {"", "scalar", "mem", "shared", "reg"};
 
-// --- Expressions
-// -----------------------------------------------------------------------------------
+// --- Expressions ---------------------------------------------------------------------------------
 enum { P_OR = 1, P_AND, P_NOT, P_CMP, P_SUM, P_MUL, P_UNARY, P_ATOM };
 static const struct Infix {
     u8 prec;
@@ -149,8 +148,7 @@ static void expr(Printer *w, Ex e, int prec, ExStyle st) {
     }
 }
 
-// --- Types
-// -----------------------------------------------------------------------------------------
+// --- Types ---------------------------------------------------------------------------------------
 static bool is_float(u8 dt) { return dt != SSD_IDX && dt != SSD_I32 && dt != SSD_BOOL; }
 
 static void axis_list(Printer *w, const u8 *ax, int n) {
@@ -192,8 +190,7 @@ static void type(Printer *w, const TVal *v) {
     layout(w, &v->lay);
 }
 
-// --- Ops
-// -------------------------------------------------------------------------------------------
+// --- Ops -----------------------------------------------------------------------------------------
 static const ExStyle tight = {.tight = true};
 
 static void carries(Printer *w, const TOp *o) {
@@ -415,8 +412,7 @@ static Printer printer(const Prog *p, Text *out) {
     return w;
 }
 
-// --- Whole programs
-// ----------------------------------------------------------------------------------
+// --- Whole programs ------------------------------------------------------------------------------
 void ssd_ex_print(const Prog *p, Ex e, Text *out) {
     Printer w = printer(p, out);
     expr(&w, e, 0, (ExStyle){0});

@@ -34,8 +34,7 @@ static void fail(Check *c, const char *fmt, ...) {
     longjmp(c->out, 1);
 }
 
-// --- Axis sets
-// ---------------------------------------------------------------------------------------
+// --- Axis sets -----------------------------------------------------------------------------------
 typedef struct Set {
     u64 bits[4];
 } Set;
@@ -61,8 +60,7 @@ static const char *name(const Check *c, Val v) { return ssd_tile_val_name(c->p, 
 static const char *axis(const Check *c, u8 x) { return c->p->axes.v[x].name; }
 static i64 size(const Check *c, u8 x) { return c->p->axes.v[x].size; }
 
-// --- Expressions: visible names, axes, and how an index depends on tile axes
-// -------------------------
+// --- Expressions: visible names, axes, and how an index depends on tile axes ---------------------
 typedef enum { UNIFORM, AFFINE, OTHER } Shape;
 typedef struct Info {
     Set axes;
@@ -156,8 +154,7 @@ static void operand(Check *c, Val v, u8 ax) {
     if (ax && !has(&s, ax)) fail(c, "`%s` has no axis %s", name(c, v), axis(c, ax));
 }
 
-// --- Layouts (T1)
-// ------------------------------------------------------------------------------------
+// --- Layouts (T1) --------------------------------------------------------------------------------
 static void layout(Check *c, Val v, bool view) {
     const TVal *t = &c->p->vals.v[v];
     const Lay *l = &t->lay;
@@ -195,8 +192,7 @@ static void layout(Check *c, Val v, bool view) {
              (long long)c->bytes[l->buf]);
 }
 
-// --- Ops
-// -----------------------------------------------------------------------------------------------
+// --- Ops -----------------------------------------------------------------------------------------
 static void define(Check *c, Val v) {
     if (!v || v >= c->p->vals.n) fail(c, "a value is missing");
     if (c->seen[v]) fail(c, "`%s` is defined twice", name(c, v));
@@ -566,8 +562,7 @@ static void block(Check *c, const TBlock *b, const TOp *loop) {
     }
 }
 
-// --- Declarations
-// ------------------------------------------------------------------------------------
+// --- Declarations --------------------------------------------------------------------------------
 static void declarations(Check *c) {
     const Prog *p = c->p;
     if (p->stratum < 0 || p->stratum > 1) fail(c, "stratum %d: only 0 and 1 exist", p->stratum);

@@ -29,8 +29,7 @@ struct ssd_kernel {
     const char *origin;
 };
 
-// --- Context
-// -----------------------------------------------------------------------------------------------
+// --- Context -------------------------------------------------------------------------------------
 
 static void set_warning(ssd_context *c, const char *s) {
     if (!*s) return;
@@ -106,8 +105,7 @@ const char *ssd_context_warning(const ssd_context *c) {
     return copy;
 }
 
-// --- Key
-// ---------------------------------------------------------------------------------------------------
+// --- Key -----------------------------------------------------------------------------------------
 
 // One line "name words", blanks of any kind being one space: no option can imitate another's line.
 static void put_option(Text *key, const char *name, const char *value) {
@@ -164,8 +162,7 @@ ssd_status ssd_compile_key(Arena *a, const ssd_compile_options *o, char **out_ke
     return SSD_OK;
 }
 
-// --- Kernels
-// -----------------------------------------------------------------------------------------------
+// --- Kernels -------------------------------------------------------------------------------------
 
 static ssd_status check_runs(const char *target) {
     bool runs;
@@ -341,8 +338,7 @@ ssd_status ssd_kernel_param(const ssd_kernel *k, int i, ssd_param *out_param) {
     return SSD_OK;
 }
 
-// --- Launch
-// ------------------------------------------------------------------------------------------------
+// --- Launch --------------------------------------------------------------------------------------
 
 static ssd_status check_call(const ssd_kernel *k, const ssd_arg *args, int n_args) {
     if (!k) return ssd_fail(SSD_INVALID_ARGUMENT, "kernel is NULL");

@@ -17,8 +17,7 @@ SSD_PRINTF(2, 3) static bool bad(const char *name, const char *fmt, ...) {
     return false;
 }
 
-// --- Names
-// -----------------------------------------------------------------------------------------------
+// --- Names ---------------------------------------------------------------------------------------
 
 static int find_param(const Artifact *art, const char *name, int hint) {
     if (hint < art->n_params && !strcmp(art->params[hint].name, name)) return hint;
@@ -57,8 +56,7 @@ static bool match(const Artifact *art, const ssd_arg *args, int n, const ssd_arg
     return true;
 }
 
-// --- Types and shapes
-// --------------------------------------------------------------------------------------
+// --- Types and shapes ----------------------------------------------------------------------------
 
 static bool check_type(const ArtTensor *p, const ssd_tensor *t) {
     if (t->dtype != p->dtype)
@@ -118,8 +116,7 @@ static bool check_dims(const Artifact *art, const Symbols *s, const ArtTensor *p
     return true;
 }
 
-// --- Memory
-// ------------------------------------------------------------------------------------------------
+// --- Memory --------------------------------------------------------------------------------------
 
 // The bytes a tensor touches: [low, high]; none when it has no elements.
 typedef struct Extent {
@@ -261,8 +258,7 @@ static bool check_memory(const Artifact *art, const ssd_arg **given, const Exten
     return true;
 }
 
-// --- Packed sequences
-// --------------------------------------------------------------------------------------
+// --- Packed sequences ----------------------------------------------------------------------------
 
 // Kernels index by these values: cu_seqlens[0] = 0, never falling, the last one t.
 static bool check_offsets(const Artifact *art, const ArtTensor *p, const ssd_tensor *t,
@@ -285,8 +281,7 @@ static bool check_offsets(const Artifact *art, const ArtTensor *p, const ssd_ten
     return true;
 }
 
-// --- Plan, workspace, grids
-// --------------------------------------------------------------------------------
+// --- Plan, workspace, grids ----------------------------------------------------------------------
 
 enum { WS_ALIGN = 64 };
 
@@ -336,8 +331,7 @@ static bool size_grids(const Symbols *s, Launch *l) {
     return true;
 }
 
-// --- The whole
-// ---------------------------------------------------------------------------------------------
+// --- The whole -----------------------------------------------------------------------------------
 
 static bool allocate(Launch *l) {
     int ws = 0;

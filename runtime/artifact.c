@@ -6,7 +6,6 @@
 #include <stdlib.h>
 
 // --- Print
-// ---------------------------------------------------------------------------------------------
 
 // Formulas are words of a line: they are printed without blanks.
 static void put_formula(Text *out, const char *f) {
@@ -55,7 +54,6 @@ void ssd_artifact_print(const Artifact *art, Text *out) {
 }
 
 // --- Parse
-// ---------------------------------------------------------------------------------------------
 
 enum { WORDS_MOST = 20, PLANS_MOST = 64, SCRATCH_MOST = 1 << 30 };
 

@@ -12,6 +12,9 @@
 //     ws S f32 b 1 cdiv(t,64) 64 64    # workspace tensors of this plan, each 64-aligned, in order
 //     kernel group b*cdiv(t,64) 32768  # symbol in the code, blocks of the grid, bytes of scratch a thread
 //     kernel scan b*24 81920
+// A kernel of a CUDA target has two words more to say, and must say them:
+//     kernel scan b*24 81920 256       # a block's dynamic shared memory in bytes, and its threads
+//     takes 0 3 5                      # the tensors in its argument, in order: parameter i, then workspace
 // Formulas know + - * / (floor) cdiv(,) min(,) max(,) comparisons && || parentheses, symbols, numbers;
 // arithmetic is checked: an overflow of int64 is an error, never a wrap.
 #ifndef SSD_ARTIFACT_H
@@ -31,7 +34,10 @@ typedef struct ArtTensor {
 typedef struct ArtKernel {
     const char *symbol;
     const char *blocks;  // formula
-    i64 scratch;         // bytes a worker needs, 64-aligned
+    i64 scratch;         // bytes a worker needs, 64-aligned; CUDA: dynamic shared memory of a block
+    int threads;         // CUDA: threads of a block, a multiple of 32; 0 on a CPU
+    int n_takes;         // CUDA: tensors in its argument
+    const int *takes;    // their indices: parameter i, then n_params + workspace tensor i of the plan
 } ArtKernel;
 typedef struct ArtPlan {
     const char *when;  // formula, "1" = always
@@ -49,7 +55,7 @@ typedef struct Artifact {
     ArtSym *syms;
     ArtTensor *params;
     ArtPlan *plans;
-    const void *code;  // ELF relocatable object (CPU) or cubin
+    const void *code;  // ELF relocatable object (CPU) or cubin (CUDA)
     size_t code_size;
 } Artifact;
 
@@ -74,5 +80,26 @@ typedef struct CpuArgs {
     const i64 *sym;
 } CpuArgs;
 typedef void CpuKernel(const CpuArgs *args, i64 block, void *scratch);
+
+// --- How CUDA code is called (the ABI between codegen/cuda.c and device_cuda.c) ------------------------
+// extern "C" __global__ void NAME(const __grid_constant__ struct {...} args), one argument by value, 8-byte
+// words only, at most 4096 bytes, in this order (n tensors that the kernel `takes`, of ranks r0, r1, ..):
+//     void *ptr[n];                              // of each tensor
+//     long long sym[n_syms];                     // every symbol of the artifact
+//     long long stride0[r0], dim0[r0];           // of the first tensor, in elements
+//     long long stride1[r1], dim1[r1]; ...       // a tensor of rank 0 has none
+// Block i of the grid is blockIdx.x (grids are one-dimensional, below 2^31); blockDim.x is `threads`. Dynamic
+// shared memory is `scratch` bytes, not initialised. Kernels of a plan run in order on one stream.
+enum { CUDA_ARGS_MOST = 4096 };
+// Words of that struct; the emitter and the launcher both ask here.
+static inline int ssd_artifact_arg_words(const int *rank, int n, int n_syms) {
+    int words = n + n_syms;
+    for (int i = 0; i < n; i++) words += 2 * rank[i];
+    return words;
+}
+// Is this the canonical name of a CUDA target ("cuda-sm_90a")?
+static inline bool ssd_target_is_cuda(const char *target) {
+    return target && strncmp(target, "cuda-", 5) == 0;
+}
 
 #endif

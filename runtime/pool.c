@@ -14,7 +14,6 @@
 #include <stdlib.h>
 
 // --- Floating-point state: denormals are zero in kernels, and the caller notices nothing
-// -----------------
 
 #if defined(__x86_64__)
 #include <xmmintrin.h>
@@ -47,8 +46,7 @@ static void fp_leave(FpState was) { (void)was; }
 static void relax(void) {}
 #endif
 
-// --- The pool
-// ------------------------------------------------------------------------------------------
+// --- The pool ------------------------------------------------------------------------------------
 
 // One word says which job there is, whether it may be entered and how many workers are inside.
 #define INSIDE 0xffffu

@@ -98,8 +98,7 @@ static void round_trip(void) {
         StFile g;
         if (ssd_safetensors_read(&a, path, &g, &why))
             for (int i = 0; i < g.n; i++)
-                for (size_t k = 0; k < g.v[i].bytes; k++)
-                    sum += ((u8 *)g.v[i].view.data)[k];
+                for (size_t k = 0; k < g.v[i].bytes; k++) sum += ((u8 *)g.v[i].view.data)[k];
         ssd_safetensors_free(&g);
     }
     ssd_safetensors_free(&f);

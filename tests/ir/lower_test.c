@@ -3,6 +3,7 @@
 // the T0 program run by the tile interpreter against the graph's own meaning, both in double.
 #include "../../ir/pass.h"
 
+#include <glob.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -135,7 +136,7 @@ done:
     ssd_arena_free(&a);
 }
 
-int main(int argc, char **argv) {
+int main(int argc, char **argv) {  // files, or every graph beside this test
     static const char *const schedules[] = {"",
                                             "form=recurrent",
                                             "form=recurrent block=2",
@@ -146,14 +147,18 @@ int main(int argc, char **argv) {
                                             "form=quadratic q=8",
                                             "form=quadratic q=64"};
     static const Size sizes[] = {{2, 0, 3}, {1, 1, 1}, {2, 7, 3}, {1, 16, 2}, {2, 17, 4}, {1, 53, 5}};
-    for (int f = 1; f < argc; f++) {
+    glob_t all = {0};
+    if (argc < 2 && glob(SOURCE_DIR "/tests/ir/graphs/*.ssd", 0, NULL, &all)) return 2;
+    char **files = argc < 2 ? all.gl_pathv : argv + 1;
+    for (; *files; files++) {
         Arena a = {0};
         size_t n;
-        char *text = slurp(&a, argv[f], &n);
+        char *text = slurp(&a, *files, &n);
         for (size_t s = 0; s < COUNTOF(schedules); s++)
-            for (size_t z = 0; z < COUNTOF(sizes); z++) run(argv[f], text, n, schedules[s], sizes[z]);
+            for (size_t z = 0; z < COUNTOF(sizes); z++) run(*files, text, n, schedules[s], sizes[z]);
         ssd_arena_free(&a);
     }
+    globfree(&all);
     printf("%d schedules refused with a reason\n%d passed, %d failed\n", refused, passed, failed);
     return failed != 0;
 }

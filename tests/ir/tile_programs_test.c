@@ -22,8 +22,7 @@ static double softplus(double x) { return log1p(exp(x)); }
 static double silu(double x) { return x / (1 + exp(-x)); }
 static double elu1(double x) { return x > 0 ? x + 1 : exp(x); }
 
-// --- Tensors by name
-// -----------------------------------------------------------------------------------
+// --- Tensors by name -----------------------------------------------------------------------------
 typedef struct Bench {
     Arena a;
     Prog *p;
@@ -161,8 +160,7 @@ static Mamba mamba_of(const Bench *x) {
                    tensor(x, "C"), tensor(x, "D"),  tensor(x, "h0"),    NULL};
 }
 
-// --- The programs
-// --------------------------------------------------------------------------------------
+// --- The programs --------------------------------------------------------------------------------
 static void test_mamba(const char *file, i64 b, i64 t) {
     Bench x;
     load(&x, file, b, t, 0);
