@@ -414,11 +414,11 @@ static void set_lane_copy(NestRun *r, i64 k) {
     r->live[r->plan.lane] = (int)MIN(r->lanes, size - k * r->lanes);
 }
 
-static void unrolled(NestRun *r, int axis, i64 from, i64 to, bool partial_last) {
+static void unrolled(NestRun *r, int axis, i64 n, bool partial_last) {
     i64 size = ssd_emit_size(r->e, r->plan.ax[axis]);
-    for (i64 k = from; k < to; k++) {
+    for (i64 k = 0; k < n; k++) {
         step(r, axis, k);
-        bool partial = partial_last && k == to - 1 && size % r->width[axis];
+        bool partial = partial_last && k == n - 1 && size % r->width[axis];
         r->live[axis] = (int)(partial ? size % r->width[axis] : r->width[axis]);
         walk(r, axis + 1);
     }
@@ -436,7 +436,7 @@ static void looped(NestRun *r, int axis, i64 full, i64 unroll) {
     bool acc = r->acc_from >= 0 && axis >= r->acc_from;
     for (int i = 0; acc && i < r->nacc; i++) phi[i] = r->acc[i] = ssd_emit_phi(e, r->acc[i], pre);
     ssd_nest_set(r, 2 * axis + 1, iv);
-    unrolled(r, axis, 0, unroll, false);
+    unrolled(r, axis, unroll, false);
     V next = LLVMBuildAdd(e->b, iv, ssd_emit_i64(e, unroll * w), "");
     V more = LLVMBuildICmp(e->b, LLVMIntSLT, next, ssd_emit_i64(e, full * w), "");
     LLVMBasicBlockRef latch = LLVMGetInsertBlock(e->b), exit = ssd_emit_block(e, "next");
@@ -456,12 +456,12 @@ static void walk(NestRun *r, int axis) {
     if (axis == r->acc_from) start_acc(r);
     if (r->unroll[axis] >= steps) {
         ssd_nest_set(r, 2 * axis + 1, ssd_emit_i64(r->e, 0));
-        unrolled(r, axis, 0, steps, true);
+        unrolled(r, axis, steps, true);
     } else {
         if (full) looped(r, axis, full, r->unroll[axis]);
         if (steps > full) {
-            ssd_nest_set(r, 2 * axis + 1, ssd_emit_i64(r->e, 0));
-            unrolled(r, axis, full, steps, true);
+            ssd_nest_set(r, 2 * axis + 1, ssd_emit_i64(r->e, full * r->width[axis]));
+            unrolled(r, axis, steps - full, true);
         }
     }
     if (axis == r->acc_from) finish_acc(r);
@@ -521,9 +521,9 @@ static void emit_version(const NestRun *set_up, bool strided) {
             if (plan->ax[i] == plan->reduce) r.acc_from = i;
     bool around = plan->reduce && r.lanes > 1 && r.acc_from < plan->lane;
     i64 full;
+    for (int i = 0; i < plan->n; i++) r.width[i] = i == plan->lane ? r.lanes : 1;
     if (around) r.lane_copies = (int)steps_of(&r, plan->lane, &full);
     r.visit = point;
-    for (int i = 0; i < plan->n; i++) r.width[i] = i == plan->lane ? r.lanes : 1;
     choose_unroll(&r);
     walk(&r, 0);
 }

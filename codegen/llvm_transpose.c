@@ -68,34 +68,37 @@ static void transpose(Emit *e, V *v, int n) {
     }
 }
 
-// One square at the point. `read` and `write` are the positions in the plan of the axes whose vectors are
-// read and written; the square's rows are counted along the other.
+// Goes to a place of the square: the outer axis first, for the inner one's addresses build on it.
+static void go(NestRun *r, int outer, int inner) {
+    int n = r->plan.n;
+    V index = r->slot[2 * n - 1].index;
+    ssd_nest_set(r, 2 * n - 2, ssd_emit_i64(r->e, outer));
+    ssd_nest_set(r, 2 * n - 1, index);
+    ssd_nest_set(r, 2 * n, ssd_emit_i64(r->e, inner));
+}
+
+// One square at the point. A load or copy reads vectors along the inner axis and writes them along the outer
+// one, a store the other way around.
 static void square(NestRun *r) {
     Emit *e = r->e;
     const TOp *o = r->first;
-    int n = r->lanes, inner = r->plan.n - 1, outer = r->plan.n - 2;
-    int read = o->op == TOP_STORE ? outer : inner, write = o->op == TOP_STORE ? inner : outer;
-    V v[MAX_LANES], none = LLVMConstNull(ssd_emit_vec(e, e->f32, n));
+    bool out = o->op == TOP_STORE;
+    int n = r->lanes, outer = r->live[r->plan.n - 2], inner = r->live[r->plan.n - 1];
+    int rows = out ? inner : outer, columns = out ? outer : inner;
     LLVMTypeRef t = ssd_emit_vec(e, e->f32, n);
+    V v[MAX_LANES];
     for (int k = 0; k < n; k++) {
-        ssd_nest_set(r, 2 * write + 2, ssd_emit_i64(e, k));
-        if (write < inner) ssd_nest_set(r, 2 * inner + 2, ssd_emit_i64(e, 0));
-        if (k >= r->live[write]) v[k] = none;
-        else if (o->op == TOP_LOAD) v[k] = ssd_emit_decode(e, ssd_access_load(r, &r->access[0]), r->access[0].dtype);
+        v[k] = LLVMConstNull(t);
+        if (k >= rows) continue;
+        go(r, out ? 0 : k, out ? k : 0);
+        if (o->op == TOP_LOAD) v[k] = ssd_emit_decode(e, ssd_access_load(r, &r->access[0]), r->access[0].dtype);
         else v[k] = ssd_emit_load(e, t, ssd_nest_tile(r, source_tile(r)), ALIGN_F32);
     }
     transpose(e, v, n);
-    ssd_nest_set(r, 2 * outer + 2, ssd_emit_i64(e, 0));
-    ssd_nest_set(r, 2 * inner + 2, ssd_emit_i64(e, 0));
-    for (int k = 0; k < r->live[read]; k++) {
-        ssd_nest_set(r, 2 * read + 2, ssd_emit_i64(e, k));
-        if (read < inner) ssd_nest_set(r, 2 * inner + 2, ssd_emit_i64(e, 0));
-        if (o->op == TOP_STORE) {
-            ssd_access_store(r, &r->access[0], ssd_emit_encode(e, v[k], r->access[0].dtype));
-        } else {
-            V x = ssd_emit_round(e, v[k], e->p->vals.v[o->out].dtype);
-            ssd_emit_store(e, x, ssd_nest_tile(r, o->out), ALIGN_F32);
-        }
+    for (int k = 0; k < columns; k++) {
+        go(r, out ? k : 0, out ? 0 : k);
+        if (out) ssd_access_store(r, &r->access[0], ssd_emit_encode(e, v[k], r->access[0].dtype));
+        else ssd_emit_store(e, ssd_emit_round(e, v[k], e->p->vals.v[o->out].dtype), ssd_nest_tile(r, o->out), ALIGN_F32);
     }
 }
 

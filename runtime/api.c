@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The public functions: contexts, kernels, launches. They check what they are given and delegate.
+#include "device_cuda.h"
+#include "dynlib.h"
 #include "internal.h"
 
 #include <pthread.h>
@@ -25,7 +27,8 @@ struct ssd_kernel {
     ssd_context *ctx;
     Arena arena; // of `art`
     Artifact art;
-    CpuProgram *cpu;
+    CpuProgram *cpu; // one of these two
+    CudaProgram *cuda;
     const char *origin;
 };
 
@@ -118,15 +121,31 @@ static void put_option(Text *key, const char *name, const char *value) {
     ssd_text_put(key, "\n", 1);
 }
 
-static ssd_status find_target(const char *target, const char **out, bool *runs) {
-    target = target ? target : "cpu";
-    *out = ssd_cpu_target(target, runs);
-    if (*out) return SSD_OK;
-    static const char *const known[] = {"cpu", "x86-64-v2", "x86-64-v3", "x86-64-v4", "aarch64"};
-    int near = ssd_nearest(target, known, COUNTOF(known));
+static ssd_status unknown_target(const char *target) {
+    const char *known[32] = {"cpu", "x86-64-v2", "x86-64-v3", "x86-64-v4", "aarch64", "cuda"};
+    int n = 6;
+    for (int i = 0; i < ssd_cuda_arch_count && n < (int)COUNTOF(known); i++)
+        known[n++] = ssd_cuda_archs[i].name;
+    int near = ssd_nearest(target, known, n);
     if (near < 0) return ssd_fail(SSD_NOT_FOUND, "unknown target '%.60s'", target);
     return ssd_fail(SSD_NOT_FOUND, "unknown target '%.60s'; did you mean '%s'?", target,
                     known[near]);
+}
+
+// The canonical name; *out_runs: can this host run its code?
+static ssd_status find_target(const char *target, const char **out, bool *out_runs) {
+    target = target ? target : "cpu";
+    *out = ssd_cpu_target(target, out_runs);
+    if (!*out) *out = ssd_cuda_target(target, out_runs);
+    if (*out) return SSD_OK;
+    if (strcmp(target, "cuda")) return unknown_target(target);
+    return ssd_fail(ssd_cuda()->status, "target cuda: %s", ssd_cuda()->why);
+}
+
+// The version of NVRTC, which the build does not fix; "none" finds what was cached without it.
+static const char *nvrtc_version(void) {
+    const Nvrtc *n = ssd_nvrtc(NULL);
+    return n ? n->version : "none";
 }
 
 ssd_status ssd_compile_key(Arena *a, const ssd_compile_options *o, char **out_key,
@@ -147,6 +166,7 @@ ssd_status ssd_compile_key(Arena *a, const ssd_compile_options *o, char **out_ke
     ssd_text_printf(&key, "ssdc key %d\nversion %s\nemitter %s\n", SSD_CACHE_SCHEMA, SSD_VERSION,
                     SSD_EMITTER_VERSION);
     put_option(&key, "target", target);
+    if (ssd_target_is_cuda(target)) put_option(&key, "nvrtc", nvrtc_version());
     put_option(&key, "mode", o->mode && *o->mode ? o->mode : "forward");
     put_option(&key, "schedule", o->schedule);
     put_option(&key, "dims", o->dims);
@@ -166,15 +186,21 @@ ssd_status ssd_compile_key(Arena *a, const ssd_compile_options *o, char **out_ke
 
 static ssd_status check_runs(const char *target) {
     bool runs;
-    const char *known = ssd_cpu_target(target, &runs);
-    if (!known)
+    const char *known;
+    if (find_target(target, &known, &runs))
         return ssd_fail(SSD_UNSUPPORTED, "target '%.60s' is unknown to this version", target);
-    if (!runs) return ssd_fail(SSD_UNSUPPORTED, "this CPU cannot run target '%s'", known);
-    return SSD_OK;
+    if (runs) return SSD_OK;
+    if (!ssd_target_is_cuda(known))
+        return ssd_fail(SSD_UNSUPPORTED, "this CPU cannot run target '%s'", known);
+    const Cuda *c = ssd_cuda();
+    if (c->status) return ssd_fail(c->status, "target %s: %s", known, c->why);
+    return ssd_fail(SSD_UNSUPPORTED, "target %s: %s needs %s", known, c->device.name,
+                    c->device.target);
 }
 
 static ssd_status load_code(ssd_kernel *k, ssd_status if_bad) {
     Text why = {0};
+    if (ssd_target_is_cuda(k->art.target)) return ssd_cuda_load(&k->art, &k->cuda);
     k->cpu = ssd_cpu_load(&k->art, &why);
     if (!k->cpu) ssd_fail(if_bad, "%s", why.s ? why.s : "out of memory");
     ssd_text_free(&why);
@@ -316,12 +342,14 @@ ssd_status ssd_kernel_load(ssd_context *ctx, const char *path, ssd_kernel **out_
 void ssd_kernel_destroy(ssd_kernel *k) {
     if (!k) return;
     ssd_cpu_free(k->cpu);
+    ssd_cuda_free(k->cuda);
     ssd_arena_free(&k->arena);
     free(k);
 }
 
 const char *ssd_kernel_origin(const ssd_kernel *k) { return k ? k->origin : ""; }
 const char *ssd_kernel_schedule(const ssd_kernel *k) { return k ? k->art.schedule : ""; }
+const char *ssd_kernel_target(const ssd_kernel *k) { return k ? k->art.target : ""; }
 int ssd_kernel_param_count(const ssd_kernel *k) { return k ? k->art.n_params : 0; }
 
 ssd_status ssd_kernel_param(const ssd_kernel *k, int i, ssd_param *out_param) {
@@ -389,23 +417,42 @@ static ssd_status run_locked(ssd_kernel *k, Launch *l, void *workspace) {
     return s;
 }
 
-ssd_status ssd_launch(ssd_kernel *k, const ssd_arg *args, int n_args, void *workspace,
-                      size_t workspace_bytes) {
+static ssd_status check_workspace(const ssd_kernel *k, const Launch *l, const void *workspace,
+                                  size_t bytes) {
+    if (workspace && bytes < l->ws_bytes)
+        return ssd_fail(SSD_INVALID_ARGUMENT, "workspace has %zu bytes, expected %zu", bytes,
+                        l->ws_bytes);
+    if (l->ws_bytes && (uintptr_t)workspace % 64)
+        return ssd_fail(SSD_INVALID_ARGUMENT, "workspace is not aligned to 64 bytes");
+    if (k->cuda && l->ws_bytes && !workspace)
+        return ssd_fail(SSD_INVALID_ARGUMENT,
+                        "workspace is NULL, expected %zu bytes of device memory "
+                        "(ssd_kernel_workspace): a launch on a device allocates nothing",
+                        l->ws_bytes);
+    return SSD_OK;
+}
+
+ssd_status ssd_launch_on(ssd_kernel *k, const ssd_arg *args, int n_args, void *workspace,
+                         size_t workspace_bytes, void *stream) {
     ssd_clear_error();
     ssd_status s = check_call(k, args, n_args);
     if (s) return s;
     Launch l;
     s = ssd_launch_check(&k->art, args, n_args, &l);
-    if (!s && workspace && workspace_bytes < l.ws_bytes)
-        s = ssd_fail(SSD_INVALID_ARGUMENT, "workspace has %zu bytes, expected %zu", workspace_bytes,
-                     l.ws_bytes);
-    if (!s && l.ws_bytes && (uintptr_t)workspace % 64)
-        s = ssd_fail(SSD_INVALID_ARGUMENT, "workspace is not aligned to 64 bytes");
-    if (!s) {
+    if (!s) s = check_workspace(k, &l, workspace, workspace_bytes);
+    if (!s && k->cuda) {
+        ssd_launch_bind(&l, workspace);
+        s = ssd_cuda_run(k->cuda, stream, &l);
+    } else if (!s) {
         pthread_mutex_lock(&k->ctx->launch);
         s = run_locked(k, &l, workspace);
         pthread_mutex_unlock(&k->ctx->launch);
     }
     ssd_launch_release(&l);
     return s;
+}
+
+ssd_status ssd_launch(ssd_kernel *k, const ssd_arg *args, int n_args, void *workspace,
+                      size_t workspace_bytes) {
+    return ssd_launch_on(k, args, n_args, workspace, workspace_bytes, NULL);
 }

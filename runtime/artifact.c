@@ -18,6 +18,13 @@ static void put_dims(Text *out, const ArtTensor *t) {
     for (int d = 0; d < t->rank; d++) put_formula(out, t->dim[d]);
 }
 
+// What a kernel of a CUDA target says besides: the rest of its line, and the next one.
+static void put_cuda(Text *out, const ArtKernel *k) {
+    if (!k->threads) return;
+    ssd_text_printf(out, " %d\ntakes", k->threads);
+    for (int i = 0; i < k->n_takes; i++) ssd_text_printf(out, " %d", k->takes[i]);
+}
+
 static void put_plan(Text *out, const ArtPlan *p) {
     bool always = !p->when || !strcmp(p->when, "1");
     ssd_text_printf(out, "plan %s%s\n", always ? "always" : "when ", always ? "" : p->when);
@@ -29,7 +36,9 @@ static void put_plan(Text *out, const ArtPlan *p) {
     for (int i = 0; i < p->n_kernels; i++) {
         ssd_text_printf(out, "kernel %s", p->kernels[i].symbol);
         put_formula(out, p->kernels[i].blocks);
-        ssd_text_printf(out, " %lld\n", (long long)p->kernels[i].scratch);
+        ssd_text_printf(out, " %lld", (long long)p->kernels[i].scratch);
+        put_cuda(out, &p->kernels[i]);
+        ssd_text_put(out, "\n", 1);
     }
 }
 
@@ -55,7 +64,12 @@ void ssd_artifact_print(const Artifact *art, Text *out) {
 
 // --- Parse
 
-enum { WORDS_MOST = 20, PLANS_MOST = 64, SCRATCH_MOST = 1 << 30 };
+enum {
+    WORDS_MOST = ART_MAX_TENSORS + 1,
+    PLANS_MOST = 64,
+    SCRATCH_MOST = 1 << 30,
+    THREADS_MOST = 1024
+};
 
 typedef struct Reader {
     Arena *a;
@@ -65,6 +79,7 @@ typedef struct Reader {
     char *word[WORDS_MOST];
     int n_words;
     const char *rest; // the line after its first word
+    bool cuda;        // of a CUDA target
     VEC(ArtSym) syms;
     VEC(ArtTensor) params;
     VEC(ArtPlan) plans;
@@ -165,10 +180,32 @@ static bool read_param(Reader *r) { // param NAME in|out DTYPE DIM... [alias NAM
     return !r->bad;
 }
 
+// The tensors of a CUDA kernel's argument: there, once each, and not more than an argument holds.
+static bool check_takes(Reader *r, const ArtKernel *k) {
+    int rank[ART_MAX_TENSORS], params = (int)r->params.n, all = params + (int)r->ws.n;
+    bool seen[2 * ART_MAX_TENSORS] = {0};
+    if (!k->threads) return true;
+    if (!k->takes) return fail(r, "kernel '%s' has no 'takes'", k->symbol);
+    for (int i = 0; i < k->n_takes; i++) {
+        int t = k->takes[i];
+        if (t >= all) return fail(r, "kernel '%s' takes tensor %d of %d", k->symbol, t, all);
+        if (seen[t]) return fail(r, "kernel '%s' takes tensor %d twice", k->symbol, t);
+        seen[t] = true;
+        rank[i] = t < params ? r->params.v[t].rank : r->ws.v[t - params].rank;
+    }
+    int bytes = 8 * ssd_artifact_arg_words(rank, k->n_takes, (int)r->syms.n);
+    if (bytes > CUDA_ARGS_MOST)
+        return fail(r, "the argument of kernel '%s' has %d bytes, %d are possible", k->symbol,
+                    bytes, CUDA_ARGS_MOST);
+    return true;
+}
+
 static bool end_plan(Reader *r) {
     if (!r->plans.n) return true;
     ArtPlan *p = &r->plans.v[r->plans.n - 1];
     if (!r->kernels.n) return fail(r, "a plan without kernels");
+    for (u32 i = 0; i < r->kernels.n; i++)
+        if (!check_takes(r, &r->kernels.v[i])) return false;
     *p = (ArtPlan){p->when, (int)r->ws.n, (int)r->kernels.n, r->ws.v, r->kernels.v};
     memset(&r->ws, 0, sizeof r->ws);
     memset(&r->kernels, 0, sizeof r->kernels);
@@ -198,24 +235,43 @@ static bool read_ws(Reader *r) { // ws NAME DTYPE DIM...
     return !r->bad;
 }
 
-static bool read_kernel(Reader *r) { // kernel SYMBOL BLOCKS SCRATCH
-    if (r->n_words != 4) return fail(r, "expected 'kernel SYMBOL BLOCKS SCRATCH'");
+static bool read_kernel(Reader *r) { // kernel SYMBOL BLOCKS SCRATCH [THREADS]
+    const char *form =
+        r->cuda ? "kernel SYMBOL BLOCKS SHARED THREADS" : "kernel SYMBOL BLOCKS SCRATCH";
+    if (r->n_words != (r->cuda ? 5 : 4)) return fail(r, "expected '%s'", form);
     if (!r->plans.n) return fail(r, "'%s' before the first plan", r->word[0]);
     if (r->kernels.n == ART_MAX_KERNELS) return fail(r, "more than %d kernels", ART_MAX_KERNELS);
     ArtKernel k = {r->word[1], r->word[2], number(r->word[3], SCRATCH_MOST)};
     if (k.scratch < 0) return fail(r, "bad scratch size '%s'", r->word[3]);
+    if (r->cuda) {
+        k.threads = (int)number(r->word[4], THREADS_MOST);
+        if (k.threads < 32 || k.threads % 32)
+            return fail(r, "bad number of threads '%s'", r->word[4]);
+    }
     vec_push(r->a, &r->kernels, k);
     return read_formula(r, k.blocks);
+}
+
+static bool read_takes(Reader *r) { // takes TENSOR...
+    if (!r->cuda) return fail(r, "'takes' belongs to CUDA targets");
+    if (!r->kernels.n) return fail(r, "'takes' before the first kernel");
+    ArtKernel *k = &r->kernels.v[r->kernels.n - 1];
+    if (k->takes) return fail(r, "kernel '%s' takes twice", k->symbol);
+    int *takes = NEWN(r->a, int, r->n_words);
+    k->n_takes = r->n_words - 1;
+    for (int i = 0; i < k->n_takes; i++) {
+        takes[i] = (int)number(r->word[i + 1], 2 * ART_MAX_TENSORS - 1);
+        if (takes[i] < 0) return fail(r, "bad tensor '%s'", r->word[i + 1]);
+    }
+    k->takes = takes;
+    return true;
 }
 
 static const struct {
     const char *word;
     bool (*read)(Reader *r);
-} lines[] = {{"sym", read_sym},
-             {"param", read_param},
-             {"plan", read_plan},
-             {"ws", read_ws},
-             {"kernel", read_kernel}};
+} lines[] = {{"sym", read_sym}, {"param", read_param},   {"plan", read_plan},
+             {"ws", read_ws},   {"kernel", read_kernel}, {"takes", read_takes}};
 
 // Cuts the line into words in place; `rest` keeps it uncut.
 static bool split(Reader *r, char *line) {
@@ -240,6 +296,7 @@ static bool read_line(Reader *r, char *line, Artifact *out) {
         out->program = r->word[1];
         out->mode = r->word[2];
         out->target = r->word[3];
+        r->cuda = ssd_target_is_cuda(out->target);
         return true;
     case 3:
         if (strncmp(line, "schedule ", 9)) return fail(r, "expected 'schedule ...'");

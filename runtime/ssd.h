@@ -6,8 +6,14 @@
 // results last, through pointers named out_x, which are cleared first. ssd_last_error() holds the
 // message of the calling thread's last failure. No function prints, aborts or throws.
 //
-// Threads: an ssd_context and an ssd_kernel may be used from several threads at once; a launch runs
-// on the context's pool and two launches on one context take turns.
+// Threads: an ssd_context and an ssd_kernel may be used from several threads at once; a launch on a CPU runs
+// on the context's pool, and two such launches on one context take turns. A launch on a CUDA device only
+// enqueues work on the caller's stream.
+//
+// CUDA: libcuda.so.1 and NVRTC are looked for when the first CUDA target is named, and are not needed before
+// (SSD_CUDA_DRIVER and SSD_NVRTC: the files to open instead). Work is done in the calling thread's current
+// context; a thread that has none gets the primary context of device 0, the one that the CUDA runtime uses.
+// A process that forks after it has named a CUDA target cannot launch in the child.
 #ifndef SSD_H
 #define SSD_H
 
@@ -94,24 +100,32 @@ typedef struct ssd_compile_options {
     const char *spec;        // YAML text, NUL-terminated
     const char *spec_name;   // file name for messages; NULL: "<spec>"
     const char *mode;        // "forward" (default) | "step"
-    const char *target;      // "cpu" (default) | "x86-64-v3" | "x86-64-v4" | ...
+    const char *target;      // "cpu" (default) | "x86-64-v3" | "x86-64-v4" | ... | "cuda" (device 0) | "sm_80" ..
+                             // "sm_120" | "sm_90a"; the code of sm_XY runs on later devices of the same X too
     const char *schedule;    // "form=chunked q=64 ..."; NULL: chosen by the compiler
     const char *dims;        // overrides, "heads=24 groups=1" or "h=24"; NULL: the spec's
     const char *absent;      // optional inputs to build without and outputs not wanted, by name, space-separated;
                              // NULL: every optional input present, every output written
 } ssd_compile_options;
 // Loads the kernel from the cache, or compiles it when libssd is in the process. Takes milliseconds on
-// a hit, 50..200 ms on a miss.  SSD_INVALID_ARGUMENT, SSD_INVALID_SPEC, SSD_UNSUPPORTED, SSD_JIT_OFF,
-// SSD_OUT_OF_MEMORY, SSD_INTERNAL.
+// a hit, 50..200 ms on a miss (CUDA: 100..1500 ms; starting the driver takes some 100 ms more, once).
+// SSD_INVALID_ARGUMENT, SSD_INVALID_SPEC, SSD_UNSUPPORTED (a device of another architecture, a driver too old
+// for the code), SSD_JIT_OFF, SSD_OUT_OF_MEMORY, SSD_NOT_FOUND (no such target; no CUDA driver, device or
+// NVRTC), SSD_DEVICE, SSD_INTERNAL. None of them touches the CPU targets.
 SSD_API ssd_status ssd_compile(ssd_context *context, const ssd_compile_options *options,
                                ssd_kernel **out_kernel);
-// Loads an artifact file (a cache entry) without any compiler.  SSD_IO, SSD_INVALID_ARGUMENT, SSD_UNSUPPORTED.
+// Loads an artifact file (a cache entry) without any compiler.  SSD_IO, SSD_INVALID_ARGUMENT, SSD_UNSUPPORTED;
+// of a CUDA target also SSD_NOT_FOUND, SSD_DEVICE, SSD_OUT_OF_MEMORY.
 SSD_API ssd_status ssd_kernel_load(ssd_context *context, const char *path, ssd_kernel **out_kernel);
+// NULL is fine. Not before what was launched has completed.
 SSD_API void ssd_kernel_destroy(ssd_kernel *kernel);
 // Where the kernel came from: "cache", "compiled", "file".
 SSD_API const char *ssd_kernel_origin(const ssd_kernel *kernel);
 // The schedule that was compiled, one line of text.
 SSD_API const char *ssd_kernel_schedule(const ssd_kernel *kernel);
+// The canonical name of the target it was compiled for: "cpu-x86-64-v4", "cuda-sm_90a". Tensors and workspace
+// of a "cuda-" kernel lie in device memory.
+SSD_API const char *ssd_kernel_target(const ssd_kernel *kernel);
 
 // What a kernel takes, in order. dims: formulas over b and t (and s, the number of packed sequences),
 // e.g. {"b", "t", "80", "64"}.
@@ -132,11 +146,22 @@ SSD_API ssd_status ssd_kernel_workspace(const ssd_kernel *kernel, const ssd_arg 
                                         size_t *out_bytes);
 // Runs the kernel: every parameter must be given exactly once, in any order. Outputs may not overlap
 // one another or an input, except that a final state may be its initial state (same pointer, same
-// strides: updated in place). workspace: ssd_kernel_workspace bytes, 64-aligned, or NULL to let the
-// call allocate. CPU launches return when the outputs are written; floating-point flags and modes of
-// the calling thread are unchanged.  SSD_INVALID_ARGUMENT, SSD_OUT_OF_MEMORY.
+// strides: updated in place). workspace: ssd_kernel_workspace bytes, 64-aligned; NULL lets a CPU launch
+// allocate, and is SSD_INVALID_ARGUMENT on CUDA when bytes are needed. CPU launches return when the outputs
+// are written; floating-point flags and modes of the calling thread are unchanged.
+// SSD_INVALID_ARGUMENT, SSD_OUT_OF_MEMORY. As ssd_launch_on with stream NULL.
 SSD_API ssd_status ssd_launch(ssd_kernel *kernel, const ssd_arg *args, int n_args, void *workspace,
                               size_t workspace_bytes);
+// The same on a stream. CUDA: args and workspace are in device memory (or host memory registered with CUDA),
+// borrowed until the work has completed on the stream; the call enqueues and returns, allocates nothing on
+// the device, never waits for it, and may be captured into a CUDA graph. stream: a CUstream or cudaStream_t of
+// the current context; NULL: the default stream. The values in cu_seqlens are not checked, as they are on a
+// CPU: they must start at 0, never fall, and end at t. A CPU kernel ignores the stream.
+// SSD_INVALID_ARGUMENT (also host memory, and a stream of another context), SSD_OUT_OF_MEMORY,
+// SSD_UNSUPPORTED (a grid of 2^31 blocks or more), SSD_DEVICE (a driver call failed: the message has the
+// driver's words; a kernel that faults shows at a later call, and its context is lost).
+SSD_API ssd_status ssd_launch_on(ssd_kernel *kernel, const ssd_arg *args, int n_args, void *workspace,
+                                 size_t workspace_bytes, void *stream);
 
 #ifdef __cplusplus
 }

@@ -254,7 +254,7 @@ void unguard(void *p, size_t bytes) {
 
 // --- Tensors of any layout -----------------------------------------------------------------------
 const char *const layout_names[LAYOUTS] = {"dense",    "padded", "negative",
-                                           "reversed", "spaced", "misaligned"};
+                                           "reversed", "spaced", "misaligned", "far"};
 enum { GAP = 0xA5 }; // bytes no tensor owns; as bf16, f16 or f32 they are tiny negative numbers
 
 typedef struct Placed {
@@ -262,8 +262,8 @@ typedef struct Placed {
     ssd_tensor view;
     const SpecTensor *st;
     bool output;
-    void *memory; // guarded
-    size_t bytes;
+    void *memory, *own; // guarded; reserved
+    size_t bytes, reserved;  // reserved: of a far tensor, whose bytes are 0
     u8 *before; // what inputs held before the launch
 } Placed;
 
@@ -286,6 +286,7 @@ static void set_strides(ssd_tensor *t, Layout layout) {
     i64 at = layout == SPACED ? 2 : 1;
     for (int i = 0; i < t->rank; i++) {
         int d = layout == REVERSED ? i : t->rank - 1 - i;
+        if (layout == FAR && d == MIN(1, t->rank - 1)) at = ((i64)1 << 32) + 5;
         t->strides[d] = layout == NEGATIVE ? -at : at;
         at *= t->dims[d] + (layout == PADDED ? 3 - i % 2 : 0);
     }
@@ -306,6 +307,14 @@ static Placed place(const SpecTensor *st, const Array *dims, bool output, Layout
             lo += far;
         else
             hi += far;
+    }
+    if (layout == FAR && tensor_count(&p.view)) {
+        p.reserved = (size_t)((hi + 1) * es);
+        p.view.data = mmap(NULL, p.reserved, PROT_READ | PROT_WRITE,
+                           MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        if (p.view.data == MAP_FAILED) broken("cannot reserve memory for", st->name);
+        p.own = p.view.data;
+        return p;
     }
     i64 odd = layout == MISALIGNED ? 3 : 0; // elements off a page, so of a vector
     p.bytes = tensor_count(&p.view) == 0 ? 0 : (size_t)((hi - lo + 1 + odd) * es);
@@ -412,8 +421,8 @@ Values launch(Arena *a, ssd_kernel *k, const Layer *l, Values in, Sizes z, const
     for (int i = 0; i < n; i++) {
         bool shared = false;
         for (int j = 0; j < n; j++)
-            shared |= j != i && v[j].view.data == v[i].view.data && v[i].bytes;
-        if (!shared) check_untouched(&v[i]);
+            shared |= j != i && v[j].view.data == v[i].view.data;
+        if (!shared && !v[i].reserved) check_untouched(&v[i]);
         if (v[i].output) {
             NamedArray *o = &out.v[out.n++];
             o->name = v[i].st->name;
@@ -428,7 +437,8 @@ Values launch(Arena *a, ssd_kernel *k, const Layer *l, Values in, Sizes z, const
     }
     for (int i = 0; i < n; i++) {
         free(v[i].before);
-        unguard(v[i].memory, v[i].bytes);
+        if (v[i].reserved) munmap(v[i].own, v[i].reserved);
+        else unguard(v[i].memory, v[i].bytes);
     }
     if (!ok) out.n = 0;
     return out;

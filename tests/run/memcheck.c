@@ -98,7 +98,6 @@ static void walk(const char *cache, char **specs, int n, bool inside) {
 int main(int argc, char **argv) {
     label("memcheck");
     if (argc >= 3 && !strcmp(argv[1], "--inside")) {
-        setenv("SSD_JIT", "off", 1);
         walk(argv[2], argv + 3, argc - 3, true);
         return closing_line();
     }

@@ -1,0 +1,506 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "device_cuda.h"
+#include "dynlib.h"
+
+#include <dlfcn.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+// --- Errors
+// ----------------------------------------------------------------------------------------
+static const struct {
+    int error;
+    ssd_status status;
+    const char *advice;
+} errors[] = {
+#define ERROR(number, status, advice) {number, status, advice},
+#include "cuda_errors.def"
+};
+
+// "CUDA_ERROR_NO_DEVICE (no CUDA-capable device is detected): look at ..."
+static ssd_status explain(const CudaApi *api, int error, char *out, size_t size) {
+    const char *name = NULL, *text = NULL, *advice = "";
+    ssd_status status = SSD_DEVICE;
+    for (size_t i = 0; i < COUNTOF(errors); i++) {
+        if (errors[i].error != error) continue;
+        status = errors[i].status;
+        advice = errors[i].advice;
+    }
+    if (api->GetErrorName) api->GetErrorName(error, &name);
+    if (api->GetErrorString) api->GetErrorString(error, &text);
+    snprintf(out, size, "%s %d (%s)%s%s", name ? name : "CUDA error", error,
+             text ? text : "unknown to the driver", *advice ? ": " : "", advice);
+    return status;
+}
+
+ssd_status ssd_cuda_fail(int error, const char *fmt, ...) {
+    char what[256], text[512];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(what, sizeof what, fmt, ap);
+    va_end(ap);
+    ssd_status s = explain(&ssd_cuda()->api, error, text, sizeof text);
+    return ssd_fail(s, "%s: %s", what, text);
+}
+
+// --- Architectures
+// ---------------------------------------------------------------------------------
+const CudaArch ssd_cuda_archs[] = {
+#define ARCH(name, major, minor, shared, exact, doc)                                               \
+    {name, "cuda-" name, doc, major, minor, shared, exact},
+#include "cuda_archs.def"
+};
+const int ssd_cuda_arch_count = COUNTOF(ssd_cuda_archs);
+
+static bool runs_on(const CudaArch *a, const CudaDevice *d) {
+    return a->major == d->major && (a->exact ? a->minor == d->minor : a->minor <= d->minor);
+}
+
+// The nearest below: the table is in rising order, with exact code behind its portable one.
+static const char *best_target(const CudaDevice *d) {
+    const char *best = NULL;
+    for (int i = 0; i < ssd_cuda_arch_count; i++)
+        if (runs_on(&ssd_cuda_archs[i], d)) best = ssd_cuda_archs[i].target;
+    return best;
+}
+
+const char *ssd_cuda_target(const char *target, bool *out_runs) {
+    *out_runs = false;
+    if (!strcmp(target, "cuda")) {
+        const CudaDevice *d = ssd_cuda_device(NULL);
+        *out_runs = d != NULL;
+        return d ? d->target : NULL;
+    }
+    const char *bare = ssd_target_is_cuda(target) ? target + 5 : target;
+    for (int i = 0; i < ssd_cuda_arch_count; i++) {
+        if (strcmp(ssd_cuda_archs[i].name, bare)) continue;
+        const Cuda *c = ssd_cuda();
+        *out_runs = !c->status && runs_on(&ssd_cuda_archs[i], &c->device);
+        return ssd_cuda_archs[i].target;
+    }
+    return NULL;
+}
+
+// --- The driver
+// ------------------------------------------------------------------------------------
+static Cuda cuda;
+static pid_t owner; // the process that started the driver: a fork of it cannot use it
+
+static const DynSym syms[] = {
+#define CU(name, exported, optional, args) {exported, offsetof(CudaApi, name), optional},
+#include "cuda_syms.def"
+#undef CU
+};
+
+SSD_PRINTF(2, 3) static void give_up(ssd_status s, const char *fmt, ...) {
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(cuda.why, sizeof cuda.why, fmt, ap);
+    va_end(ap);
+    cuda.status = s;
+}
+
+static bool worked(int error, const char *call) {
+    char text[512];
+    if (!error) return true;
+    ssd_status s = explain(&cuda.api, error, text, sizeof text);
+    give_up(s, "%s: %s", call, text);
+    return false;
+}
+
+static void *open_driver(void) {
+    const char *chosen = getenv("SSD_CUDA_DRIVER");
+    bool forced = chosen && *chosen;
+    void *lib = dlopen(forced ? chosen : "libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
+    if (lib) return lib;
+    const char *fault = dlerror();
+    give_up(SSD_NOT_FOUND, "no CUDA driver: %.300s; %s", fault ? fault : "libcuda.so.1",
+            forced ? "SSD_CUDA_DRIVER is set, so nothing else was tried"
+                   : "install the NVIDIA driver, or use target cpu");
+    return NULL;
+}
+
+// Attributes a device does not have are 0.
+static i64 attribute(int what) {
+    int value = 0;
+    return cuda.api.DeviceGetAttribute(&value, what, cuda.handle) ? 0 : value;
+}
+
+static bool ask_device(CudaDevice *d) {
+    const CudaApi *api = &cuda.api;
+    size_t bytes = 0;
+    int count = 0;
+    if (!worked(api->Init(0), "cuInit")) return false;
+    if (!worked(api->DeviceGetCount(&count), "cuDeviceGetCount")) return false;
+    if (!count) return worked(100, "cuDeviceGetCount");
+    if (!worked(api->DeviceGet(&cuda.handle, 0), "cuDeviceGet")) return false;
+    if (!worked(api->DeviceGetName(d->name, sizeof d->name, cuda.handle), "cuDeviceGetName"))
+        return false;
+    if (!api->DeviceTotalMem(&bytes, cuda.handle)) d->memory = (i64)bytes;
+    d->major = (int)attribute(CU_DEVICE_MAJOR);
+    d->minor = (int)attribute(CU_DEVICE_MINOR);
+    d->sms = (int)attribute(CU_DEVICE_SM_COUNT);
+    d->shared_block = attribute(CU_DEVICE_SHARED_BLOCK_OPTIN);
+    d->shared_sm = attribute(CU_DEVICE_SHARED_SM);
+    d->l2 = attribute(CU_DEVICE_L2_BYTES);
+    d->clock_khz = (int)attribute(CU_DEVICE_CLOCK_KHZ);
+    d->memory_clock_khz = (int)attribute(CU_DEVICE_MEMORY_CLOCK_KHZ);
+    d->memory_bus_bits = (int)attribute(CU_DEVICE_MEMORY_BUS_BITS);
+    d->reads_host = attribute(CU_DEVICE_HOST_PAGE_TABLES) != 0;
+    d->target = best_target(d);
+    if (d->target) return true;
+    give_up(SSD_UNSUPPORTED,
+            "%s has compute capability %d.%d, for which there is no target (8.0 and later are "
+            "supported; see `ssdc targets`): use target cpu",
+            d->name, d->major, d->minor);
+    return false;
+}
+
+static void open_cuda(void) {
+    Text why = {0};
+    owner = getpid();
+    void *lib = open_driver();
+    if (!lib) return;
+    ssd_dynlib_path(lib, "cuInit", cuda.path);
+    if (!ssd_dynlib_bind(lib, syms, COUNTOF(syms), &cuda.api, &why))
+        give_up(SSD_UNSUPPORTED,
+                "the CUDA driver %.200s cannot be used: %s; version 11.4 or later is "
+                "needed: update the NVIDIA driver",
+                cuda.path, why.s ? why.s : "");
+    ssd_text_free(&why);
+    if (cuda.api.DriverGetVersion) cuda.api.DriverGetVersion(&cuda.version);
+    if (!cuda.status) ask_device(&cuda.device);
+}
+
+const Cuda *ssd_cuda(void) {
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, open_cuda);
+    return &cuda;
+}
+
+const CudaDevice *ssd_cuda_device(Text *why) {
+    const Cuda *c = ssd_cuda();
+    if (!c->status) return &c->device;
+    if (why) ssd_text_printf(why, "%s", c->why);
+    return NULL;
+}
+
+int ssd_cuda_driver_version(void) { return ssd_cuda()->version; }
+
+static bool forked(void) { return getpid() != owner; }
+
+// --- Contexts
+// --------------------------------------------------------------------------------------
+static pthread_once_t primary_once = PTHREAD_ONCE_INIT;
+static CuHandle primary;
+static int primary_error;
+
+// Never released: making it again takes the driver a quarter of a second.
+static void retain_primary(void) {
+    primary_error = cuda.api.DevicePrimaryCtxRetain(&primary, cuda.handle);
+}
+
+ssd_status ssd_cuda_enter(CuHandle stream, CudaScope *out) {
+    const Cuda *c = ssd_cuda();
+    *out = (CudaScope){0};
+    if (c->status) return ssd_fail(c->status, "%s", c->why);
+    if (forked())
+        return ssd_fail(SSD_DEVICE,
+                        "this process is the fork of one that has used CUDA, and the driver "
+                        "works in that one only: start CUDA after the fork");
+    int e = c->api.CtxGetCurrent(&out->context);
+    if (e) return ssd_cuda_fail(e, "cuCtxGetCurrent");
+    if (out->context) return SSD_OK;
+    if (stream) {
+        if ((e = c->api.StreamGetCtx(stream, &out->context))) return ssd_cuda_fail(e, "the stream");
+    } else {
+        pthread_once(&primary_once, retain_primary);
+        if (primary_error) return ssd_cuda_fail(primary_error, "cuDevicePrimaryCtxRetain");
+        out->context = primary;
+    }
+    if ((e = c->api.CtxPushCurrent(out->context))) return ssd_cuda_fail(e, "cuCtxPushCurrent");
+    out->pushed = true;
+    return SSD_OK;
+}
+
+void ssd_cuda_leave(CudaScope *s) {
+    CuHandle popped;
+    if (s->pushed) cuda.api.CtxPopCurrent(&popped);
+    *s = (CudaScope){0};
+}
+
+// --- Programs
+// -------------------------------------------------------------------------------------- The code
+// in one context. A context that was destroyed may lend its address to a new one: the id, where the
+// driver has it, tells them apart.
+typedef struct Loaded {
+    struct Loaded *next;
+    CuHandle context, module;
+    unsigned long long id;
+    CuHandle **function; // [plan][kernel]
+} Loaded;
+
+struct CudaProgram {
+    const Artifact *art;
+    pthread_mutex_t lock;
+    Loaded *loaded;
+    // The pointer last found to be the device's, by parameter; then the workspace's. Asking the
+    // driver takes longer than the rest of a launch, and callers mostly give the same memory again.
+    _Atomic(void *) good[ART_MAX_TENSORS + 1];
+};
+
+static void free_tables(const Artifact *art, Loaded *l) {
+    for (int i = 0; l->function && i < art->n_plans; i++) free(l->function[i]);
+    free(l->function);
+    free(l);
+}
+
+static int tensor_rank(const Artifact *art, const ArtPlan *plan, int i) {
+    return i < art->n_params ? art->params[i].rank : plan->ws[i - art->n_params].rank;
+}
+
+static int argument_bytes(const Artifact *art, const ArtPlan *plan, const ArtKernel *k) {
+    int rank[ART_MAX_TENSORS];
+    for (int i = 0; i < k->n_takes; i++) rank[i] = tensor_rank(art, plan, k->takes[i]);
+    return 8 * ssd_artifact_arg_words(rank, k->n_takes, art->n_syms);
+}
+
+// What a launch would only notice by failing, or not at all.
+static ssd_status check_function(const ArtKernel *k, CuHandle f, int arg_bytes) {
+    const CudaApi *api = &cuda.api;
+    int threads = 0, fixed = 0, e;
+    if ((e = api->FuncGetAttribute(&threads, CU_FUNC_MAX_THREADS, f)) ||
+        (e = api->FuncGetAttribute(&fixed, CU_FUNC_STATIC_SHARED, f)))
+        return ssd_cuda_fail(e, "kernel '%.80s'", k->symbol);
+    if (k->threads > threads)
+        return ssd_fail(SSD_UNSUPPORTED,
+                        "kernel '%.80s' needs blocks of %d threads, the device allows %d",
+                        k->symbol, k->threads, threads);
+    if (k->scratch + fixed > cuda.device.shared_block)
+        return ssd_fail(SSD_UNSUPPORTED,
+                        "kernel '%.80s' needs %lld bytes of shared memory a block, %s has %lld: "
+                        "compile it for this device, or with a smaller schedule",
+                        k->symbol, (long long)k->scratch + fixed, cuda.device.name,
+                        (long long)cuda.device.shared_block);
+    if (k->scratch && (e = api->FuncSetAttribute(f, CU_FUNC_MAX_DYNAMIC_SHARED, (int)k->scratch)))
+        return ssd_cuda_fail(e, "%lld bytes of shared memory for kernel '%.80s'",
+                             (long long)k->scratch, k->symbol);
+    size_t offset = 0, size = 0, more;
+    if (!api->FuncGetParamInfo) return SSD_OK;
+    if (arg_bytes && (api->FuncGetParamInfo(f, 0, &offset, &size) || size != (size_t)arg_bytes))
+        return ssd_fail(SSD_INVALID_ARGUMENT,
+                        "kernel '%.80s' takes an argument of %zu bytes, the artifact says %d",
+                        k->symbol, size, arg_bytes);
+    if (!api->FuncGetParamInfo(f, arg_bytes != 0, &offset, &more))
+        return ssd_fail(SSD_INVALID_ARGUMENT, "kernel '%.80s' takes more than one argument",
+                        k->symbol);
+    return SSD_OK;
+}
+
+static ssd_status find_functions(const Artifact *art, Loaded *l) {
+    l->function = calloc((size_t)art->n_plans, sizeof *l->function);
+    if (!l->function) return ssd_fail(SSD_OUT_OF_MEMORY, "no memory for a CUDA program");
+    for (int i = 0; i < art->n_plans; i++) {
+        const ArtPlan *plan = &art->plans[i];
+        l->function[i] = calloc((size_t)plan->n_kernels, sizeof **l->function);
+        if (!l->function[i]) return ssd_fail(SSD_OUT_OF_MEMORY, "no memory for a CUDA program");
+        for (int k = 0; k < plan->n_kernels; k++) {
+            const ArtKernel *kernel = &plan->kernels[k];
+            CuHandle *f = &l->function[i][k];
+            if (cuda.api.ModuleGetFunction(f, l->module, kernel->symbol))
+                return ssd_fail(SSD_INVALID_ARGUMENT, "the code has no kernel '%.80s'",
+                                kernel->symbol);
+            ssd_status s = check_function(kernel, *f, argument_bytes(art, plan, kernel));
+            if (s) return s;
+        }
+    }
+    return SSD_OK;
+}
+
+// A driver reads what was compiled by a toolkit of its own major version or an older one.
+static ssd_status load_failed(const Artifact *art, int error) {
+    const Nvrtc *n = error == 2 ? NULL : ssd_nvrtc(NULL);
+    if (n && cuda.version && n->major > cuda.version / 1000)
+        return ssd_fail(
+            SSD_UNSUPPORTED,
+            "the driver (CUDA %d.%d) is older than NVRTC %d.%d and cannot load its code: "
+            "update the NVIDIA driver, or set SSD_NVRTC to a libnvrtc.so.%d",
+            cuda.version / 1000, cuda.version % 1000 / 10, n->major, n->minor, cuda.version / 1000);
+    return ssd_cuda_fail(error, "loading the code of '%.80s' for %s (driver: CUDA %d.%d)",
+                         art->program, art->target, cuda.version / 1000, cuda.version % 1000 / 10);
+}
+
+// The driver takes lengths from the cubin's own header: its tables must lie inside the code.
+static bool is_cubin(const Artifact *art) {
+    const u8 *e = art->code;
+    u64 at;
+    u16 size, n;
+    if (art->code_size < 64 || memcmp(e,
+                                      "\x7f"
+                                      "ELF\2\1",
+                                      6))
+        return false;
+    memcpy(&at, e + 40, sizeof at); // e_shoff, e_shentsize, e_shnum
+    memcpy(&size, e + 58, sizeof size);
+    memcpy(&n, e + 60, sizeof n);
+    return at <= art->code_size && (u64)size * n <= art->code_size - at;
+}
+
+static ssd_status load_into(CudaProgram *p, const CudaScope *at, unsigned long long id,
+                            Loaded **out) {
+    Loaded *l = calloc(1, sizeof *l);
+    if (!l) return ssd_fail(SSD_OUT_OF_MEMORY, "no memory for a CUDA program");
+    *l = (Loaded){.next = p->loaded, .context = at->context, .id = id};
+    int e = cuda.api.ModuleLoadDataEx(&l->module, p->art->code, 0, NULL, NULL);
+    ssd_status s = e ? load_failed(p->art, e) : find_functions(p->art, l);
+    if (s) {
+        if (l->module) cuda.api.ModuleUnload(l->module);
+        free_tables(p->art, l);
+        return s;
+    }
+    *out = p->loaded = l;
+    return SSD_OK;
+}
+
+static ssd_status code_in(CudaProgram *p, const CudaScope *at, Loaded **out) {
+    unsigned long long id = 0;
+    if (cuda.api.CtxGetId) cuda.api.CtxGetId(at->context, &id);
+    ssd_status s = SSD_OK;
+    pthread_mutex_lock(&p->lock);
+    for (*out = p->loaded; *out; *out = (*out)->next)
+        if ((*out)->context == at->context && (*out)->id == id) break;
+    if (!*out) s = load_into(p, at, id, out);
+    pthread_mutex_unlock(&p->lock);
+    return s;
+}
+
+ssd_status ssd_cuda_load(const Artifact *art, CudaProgram **out) {
+    const Cuda *c = ssd_cuda();
+    CudaScope scope;
+    Loaded *l;
+    *out = NULL;
+    if (c->status) return ssd_fail(c->status, "%s", c->why);
+    if (!is_cubin(art))
+        return ssd_fail(SSD_INVALID_ARGUMENT, "the code of '%.80s' is no cubin", art->program);
+    CudaProgram *p = calloc(1, sizeof *p);
+    if (!p) return ssd_fail(SSD_OUT_OF_MEMORY, "no memory for a CUDA program");
+    p->art = art;
+    pthread_mutex_init(&p->lock, NULL);
+    ssd_status s = SSD_OK;
+    if (!forked() &&
+        !(s = ssd_cuda_enter(NULL, &scope))) { // a forked child compiles, but cannot load
+        s = code_in(p, &scope, &l);
+        ssd_cuda_leave(&scope);
+    }
+    if (s)
+        ssd_cuda_free(p);
+    else
+        *out = p;
+    return s;
+}
+
+void ssd_cuda_free(CudaProgram *p) {
+    if (!p) return;
+    for (Loaded *l = p->loaded, *next; l; l = next) {
+        CuHandle popped;
+        next = l->next;
+        if (!forked() && !cuda.api.CtxPushCurrent(l->context)) {
+            cuda.api.ModuleUnload(l->module);
+            cuda.api.CtxPopCurrent(&popped);
+        }
+        free_tables(p->art, l);
+    }
+    pthread_mutex_destroy(&p->lock);
+    free(p);
+}
+
+// --- Launch
+// ----------------------------------------------------------------------------------------
+static bool on_device(CudaProgram *p, int slot, void *pointer) {
+    unsigned type = 0;
+    if (!pointer || atomic_load_explicit(&p->good[slot], memory_order_relaxed) == pointer)
+        return true;
+    if (cuda.api.PointerGetAttribute(&type, CU_POINTER_MEMORY_TYPE, (CuPtr)(uintptr_t)pointer) == 1)
+        return false;
+    atomic_store_explicit(&p->good[slot], pointer, memory_order_relaxed);
+    return true;
+}
+
+static bool has_elements(const Launch *l, int i) {
+    for (int d = 0; d < tensor_rank(l->art, l->plan, i); d++)
+        if (!l->dim[i * SSD_MAX_RANK + d]) return false;
+    return true;
+}
+
+static ssd_status check_grids(const Launch *l) {
+    for (int i = 0; i < l->plan->n_kernels; i++)
+        if (l->blocks[i] > INT32_MAX)
+            return ssd_fail(SSD_UNSUPPORTED,
+                            "kernel '%.80s' needs %lld blocks, CUDA has at most %d",
+                            l->plan->kernels[i].symbol, (long long)l->blocks[i], INT32_MAX);
+    return SSD_OK;
+}
+
+static ssd_status check_pointers(CudaProgram *p, const Launch *l) {
+    const Artifact *art = l->art;
+    if (cuda.device.reads_host) return SSD_OK;
+    for (int i = 0; i < art->n_params; i++)
+        if (has_elements(l, i) && !on_device(p, i, l->ptr[i]))
+            return ssd_fail(
+                SSD_INVALID_ARGUMENT,
+                "argument '%.80s': data is host memory (%p); a kernel for %s takes device "
+                "memory (cuMemAlloc, cudaMalloc), or host memory registered with CUDA",
+                art->params[i].name, l->ptr[i], art->target);
+    if (l->ws_bytes && !on_device(p, ART_MAX_TENSORS, l->ptr[art->n_params]))
+        return ssd_fail(SSD_INVALID_ARGUMENT,
+                        "workspace is host memory (%p); a kernel for %s takes device "
+                        "memory",
+                        l->ptr[art->n_params], art->target);
+    return SSD_OK;
+}
+
+// The argument as artifact.h describes it.
+static void pack(const Launch *l, const ArtKernel *k, i64 *words) {
+    for (int i = 0; i < k->n_takes; i++) *words++ = (i64)(uintptr_t)l->ptr[k->takes[i]];
+    for (int i = 0; i < l->art->n_syms; i++) *words++ = l->sym[i];
+    for (int i = 0; i < k->n_takes; i++) {
+        int t = k->takes[i], rank = tensor_rank(l->art, l->plan, t);
+        for (int d = 0; d < rank; d++) *words++ = l->stride[t * SSD_MAX_RANK + d];
+        for (int d = 0; d < rank; d++) *words++ = l->dim[t * SSD_MAX_RANK + d];
+    }
+}
+
+static ssd_status launch(const Launch *l, const Loaded *code, CuHandle stream) {
+    i64 words[CUDA_ARGS_MOST / sizeof(i64)];
+    void *args[] = {words};
+    for (int i = 0; i < l->plan->n_kernels; i++) {
+        const ArtKernel *k = &l->plan->kernels[i];
+        if (l->blocks[i] <= 0) continue;
+        if (l->blocks[i] > INT32_MAX)
+            return ssd_fail(SSD_UNSUPPORTED,
+                            "kernel '%.80s' needs %lld blocks, CUDA has at most %d", k->symbol,
+                            (long long)l->blocks[i], INT32_MAX);
+        pack(l, k, words);
+        int e = cuda.api.LaunchKernel(code->function[l->plan - l->art->plans][i],
+                                      (unsigned)l->blocks[i], 1, 1, (unsigned)k->threads, 1, 1,
+                                      (unsigned)k->scratch, stream, args, NULL);
+        if (e) return ssd_cuda_fail(e, "launching kernel '%.80s'", k->symbol);
+    }
+    return SSD_OK;
+}
+
+ssd_status ssd_cuda_run(CudaProgram *p, CuHandle stream, const Launch *l) {
+    CudaScope scope;
+    Loaded *code;
+    ssd_status s = ssd_cuda_enter(stream, &scope);
+    if (s) return s;
+    s = code_in(p, &scope, &code);
+    if (!s) s = check_grids(l);
+    if (!s) s = check_pointers(p, l);
+    if (!s) s = launch(l, code, stream);
+    ssd_cuda_leave(&scope);
+    return s;
+}
