@@ -473,7 +473,7 @@ static V float_fn(const Em *e, FnCode f, V x, V y, V z) {
     case FN_GELU: return geluv(e, x);
     case FN_SIN: return sine(e, x, 0);
     case FN_COS: return sine(e, x, 1);
-    default: SSD_BUG("%s is not a function of floats", ssd_fns[f].name);
+    default: SSD_BUG("function %d is not one of floats", (int)f);
     }
 }
 

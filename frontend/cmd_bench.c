@@ -3,6 +3,7 @@
 #include "ceiling.h"
 #include "child.h"
 #include "cli.h"
+#include "device.h"
 #include "random.h"
 
 #include <math.h>
@@ -88,6 +89,7 @@ typedef struct Bench {
     bool in_place;
     double *ms;
     int n_ms;
+    bool cuda;        // timed on a CUDA device, not on this host
     double fma, rate; // ceilings
 } Bench;
 
@@ -154,6 +156,29 @@ static ssd_status repeat(Bench *b, ssd_kernel *k) {
     return SSD_OK;
 }
 
+// Graph replay with a cold L2 cache. The rate is that of the device's own copies, in place or not;
+// the arithmetic is what the clock allows, on tensor cores when the spec has narrow tensors.
+static ssd_status measure_device(Bench *b, ssd_kernel *k) {
+    Mirror m;
+    bool narrow = false;
+    for (int i = 0; i < b->in.n; i++)
+        narrow |= b->in.v[i].view.dtype == SSD_BF16 || b->in.v[i].view.dtype == SSD_F16;
+    b->ms = NEWN(&b->c->arena, double, MOST);
+    ssd_status s = ssd_mirror_open(&m, k, b->args, b->n_args);
+    if (s != SSD_OK) return s;
+    ssd_cli_progress(b->c, "measuring the device");
+    b->rate = ssd_device_copy_rate(&m);
+    ssd_cli_progress(b->c, "timing for %.1f s", b->c->seconds);
+    s = ssd_mirror_time(&m, b->c->seconds, LEAST, MOST, b->ms, &b->n_ms);
+    if (s == SSD_OK) b->rate = fmax(b->rate, ssd_device_copy_rate(&m));
+    if (s == SSD_OK && b->rate <= 0)
+        s = ssd_fail(SSD_OUT_OF_MEMORY, "no memory to measure the device's copy rate with");
+    ssd_mirror_close(&m);
+    b->fma = ssd_device_peak(&ssd_cuda()->device, narrow);
+    qsort(b->ms, (size_t)b->n_ms, sizeof *b->ms, by_value);
+    return s;
+}
+
 // Measured on as many threads and as many bytes, in front of the kernel and behind it: the better
 // counts.
 static bool measure_ceilings(Bench *b, int threads) {
@@ -189,16 +214,20 @@ static void report(const Bench *b, const ssd_kernel *k, int threads) {
     double flop = tokens * b->cost.flop, heads = (double)b->cost.heads;
     double t_mem = 1e-6 * b->bytes / b->rate, t_fma = 1e-6 * flop / b->fma,
            floor_ms = fmax(t_mem, t_fma);
-    const char *brand = ssd_cpu_info()->brand;
-    char shape[96], device[128];
+    const char *brand = ssd_cpu_info()->brand, *limit = b->cuda ? "peak by its clock" : "fma";
+    const char *rate = b->in_place && !b->cuda ? "update in place" : "copy";
+    char shape[96], device[160];
     int n = snprintf(shape, sizeof shape, "b=%lld", (long long)b->z.b);
     if (!b->graph->step)
         n += snprintf(shape + n, sizeof shape - (size_t)n, " t=%lld", (long long)b->z.t);
     if (b->graph->packed)
         n += snprintf(shape + n, sizeof shape - (size_t)n, " s=%lld", (long long)b->z.s);
     if (b->z.dims) snprintf(shape + n, sizeof shape - (size_t)n, " %s", b->z.dims);
-    snprintf(device, sizeof device, "%s, %d thread%s", *brand ? brand : "cpu", threads,
-             threads == 1 ? "" : "s");
+    if (b->cuda)
+        snprintf(device, sizeof device, "%s", ssd_cuda()->device.name);
+    else
+        snprintf(device, sizeof device, "%s, %d thread%s", *brand ? brand : "cpu", threads,
+                 threads == 1 ? "" : "s");
     if (c->json) {
         json_t *o =
             json_pack("{s:s, s:s, s:s, s:s, s:o, s:s}", "spec", ssd_spec_name(b->spec), "target",
@@ -216,8 +245,8 @@ static void report(const Bench *b, const ssd_kernel *k, int threads) {
                        {"gbs", 1e-9 * b->bytes / s},
                        {"floor_ms", floor_ms},
                        {"share", floor_ms / ms},
-                       {"fma_gflops", b->fma},
-                       {b->in_place ? "update_gbs" : "copy_gbs", b->rate}};
+                       {b->cuda ? "peak_gflops" : "fma_gflops", b->fma},
+                       {*rate == 'u' ? "update_gbs" : "copy_gbs", b->rate}};
         for (size_t i = 0; i < COUNTOF(numbers); i++)
             json_object_set_new(o, numbers[i].name, ssd_cli_number(numbers[i].v));
         json_object_set_new(o, "runs", json_integer(b->n_ms));
@@ -232,8 +261,8 @@ static void report(const Bench *b, const ssd_kernel *k, int threads) {
            ssd_cli_plain(c), p20, p80, b->n_ms, b->in_place ? ", states in place" : "");
     printf("  speed     %s tokens/s, %s token-heads/s\n", scaled(tps, sizeof tps, tokens / s),
            scaled(thps, sizeof thps, tokens * heads / s));
-    printf("            %.1f GFLOP/s of %.0f (fma), %.1f GB/s of %.0f (%s)\n", 1e-9 * flop / s,
-           b->fma, 1e-9 * b->bytes / s, b->rate, b->in_place ? "update in place" : "copy");
+    printf("            %.1f GFLOP/s of %.0f (%s), %.1f GB/s of %.0f (%s)\n", 1e-9 * flop / s,
+           b->fma, limit, 1e-9 * b->bytes / s, b->rate, rate);
     printf("  floor     %.4g ms by %s: %s%.0f %%%s of it reached\n", floor_ms,
            t_mem > t_fma ? "memory" : "arithmetic", ssd_cli_bold(c), 100 * floor_ms / ms,
            ssd_cli_plain(c));
@@ -250,15 +279,16 @@ static int bench(Bench *b, const char *text) {
     ssd_status s = ssd_child_compile(ctx, &o, &k);
     if (s == SSD_OK) {
         if (!bind(b, k)) goto done;
-        measure_ceilings(b, ssd_context_threads(ctx));
-        s = repeat(b, k);
+        b->cuda = ssd_target_is_cuda(ssd_kernel_target(k));
+        if (!b->cuda) measure_ceilings(b, ssd_context_threads(ctx));
+        s = b->cuda ? measure_device(b, k) : repeat(b, k);
     }
     ssd_cli_progress(c, NULL);
     if (s != SSD_OK) {
         code = ssd_cli_fail(s, ssd_last_error());
         goto done;
     }
-    if (!measure_ceilings(b, ssd_context_threads(ctx))) {
+    if (!b->cuda && !measure_ceilings(b, ssd_context_threads(ctx))) {
         ssd_cli_error("bench: no memory or threads to measure the host with");
         goto done;
     }

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // ssdc targets, doctor, cache: what there is, and what to do about what there is not.
+#include "../runtime/device_cuda.h"
+#include "../runtime/dynlib.h"
 #include "cli.h"
 
-#include <dlfcn.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,6 +19,7 @@ int ssd_cmd_targets(Cli *c) {
         Text why = {0};
         bool runs = false, compiles = t->machine(&m, &why);
         const char *full = ssd_cpu_target(t->name, &runs);
+        if (!full) full = ssd_cuda_target(t->name, &runs);
         if (c->json) {
             ssd_cli_json(json_pack("{s:s, s:s, s:o, s:b, s:b, s:o}", "target", t->name, "doc",
                                    t->doc, "name", full ? json_string(full) : json_null(),
@@ -134,33 +136,59 @@ static Health check_cache(Cli *c) {
     return h;
 }
 
-static void check_library(const Cli *c, const char *what, const char *const *names, int n,
-                          const char *advice) {
-    for (int i = 0; i < n; i++) {
-        void *lib = dlopen(names[i], RTLD_LAZY | RTLD_LOCAL);
-        if (!lib) continue;
-        char text[96];
-        snprintf(text, sizeof text, "%s found; the CUDA target comes later", names[i]);
-        finding(c, INFO, what, text, "");
-        return; // and stays loaded: NVRTC cannot be unloaded cleanly
+// No driver and no device are no fault of a machine; a driver that does not work is.
+static Health check_driver(const Cli *c) {
+    const Cuda *cuda = ssd_cuda();
+    const CudaDevice *d = &cuda->device;
+    Text t = {0};
+    Health h = !cuda->status ? WELL : cuda->status == SSD_DEVICE ? ILL : INFO;
+    if (h == WELL)
+        ssd_text_printf(&t,
+                        "%s, %s, %d multiprocessors, %lld kB shared memory a block, L2 %lld MB, "
+                        "memory %.0f GB",
+                        d->name, d->target + 5, d->sms, (long long)d->shared_block / 1024,
+                        (long long)d->l2 >> 20, (double)d->memory * 1e-9);
+    else
+        ssd_text_printf(&t, "%s", cuda->why);
+    finding(c, h, "cuda", t.s ? t.s : "", "");
+    t.n = 0;
+    if (cuda->version) {
+        ssd_text_printf(&t, "CUDA %d.%d, %s", cuda->version / 1000, cuda->version % 1000 / 10,
+                        cuda->path);
+        finding(c, INFO, "driver", t.s ? t.s : "", "");
     }
-    finding(c, INFO, what, advice, "");
+    ssd_text_free(&t);
+    return h;
+}
+
+static Health check_nvrtc(const Cli *c) {
+    Text t = {0};
+    const Nvrtc *n = ssd_nvrtc(&t);
+    int driver = ssd_cuda_driver_version();
+    bool device = !ssd_cuda()->status, newer = n && driver && n->major > driver / 1000;
+    if (n) ssd_text_printf(&t, "%d.%d, %s", n->major, n->minor, n->path);
+    Health h =
+        finding(c,
+                n && !newer ? WELL
+                : device    ? ILL
+                            : INFO,
+                "nvrtc", t.s ? t.s : "",
+                newer ? "it is newer than the driver, which cannot load its code: update the "
+                        "driver, or set SSD_NVRTC to an older libnvrtc.so"
+                      : "");
+    ssd_text_free(&t);
+    return h;
 }
 
 int ssd_cmd_doctor(Cli *c) {
-    static const char *const driver[] = {"libcuda.so.1"};
-    static const char *const nvrtc[] = {"libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so.11.2",
-                                        "libnvrtc.so"};
     bool ill = false;
     ill |= check_cpu(c) == ILL;
     ill |= check_threads(c) == ILL;
     ill |= check_exec(c) == ILL;
     ill |= check_compiler(c) == ILL;
     ill |= check_cache(c) == ILL;
-    check_library(c, "cuda", driver, COUNTOF(driver),
-                  "no driver (libcuda.so.1); the CUDA target comes later");
-    check_library(c, "nvrtc", nvrtc, COUNTOF(nvrtc),
-                  "not found (libnvrtc.so); the CUDA target comes later");
+    ill |= check_driver(c) == ILL;
+    ill |= check_nvrtc(c) == ILL;
     return ill ? CLI_NO : CLI_OK;
 }
 

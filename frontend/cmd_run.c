@@ -2,6 +2,7 @@
 // ssdc run SPEC: inputs from a file or drawn, outputs to a file or summed up.
 #include "child.h"
 #include "cli.h"
+#include "device.h"
 #include "random.h"
 #include "safetensors.h"
 
@@ -234,10 +235,11 @@ static int launch(Run *r, const char *text, const Sizes *z) {
         goto done;
     }
     keep_params(r, k);
+    for (int i = 0; i < r->made.n; i++) ssd_host_poison(&r->made.v[i]);
     for (int i = 0; i < r->made.n; i++)
         r->args[r->n_args++] = (ssd_arg){r->made.v[i].name, r->made.v[i].view};
     double t2 = seconds();
-    s = ssd_launch(k, r->args, r->n_args, NULL, 0);
+    s = ssd_device_launch(k, r->args, r->n_args);
     double t3 = seconds();
     if (s != SSD_OK) {
         code = ssd_cli_fail(s, ssd_last_error());

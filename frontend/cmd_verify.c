@@ -86,7 +86,11 @@ static void line(void *ctx, const VerifyLine *l) {
 }
 
 int ssd_cmd_verify(Cli *c) {
-    if (!ssd_verify_is_ref(c->target) && !ssd_cli_target(c)) return CLI_USAGE;
+    if (!ssd_verify_is_ref(c->target)) {
+        if (!ssd_cli_target(c)) return CLI_USAGE;
+        ssd_status s = ssd_target_check(c->target);
+        if (s != SSD_OK) return ssd_cli_fail(s, ssd_last_error());
+    }
     ssd_context *ctx = ssd_cli_context(c);
     if (!ctx) return CLI_USAGE;
     int code = CLI_OK;

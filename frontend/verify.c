@@ -3,6 +3,7 @@
 
 #include "child.h"
 #include "compile.h"
+#include "device.h"
 #include "random.h"
 
 #include <math.h>
@@ -234,6 +235,17 @@ static ssd_status run_tiles(Trial *t, const char *target, const char *schedule, 
     return s;
 }
 
+// On CUDA, products whose operands were narrow in memory are made by tensor cores, from narrow
+// operands.
+static ssd_dtype products_of(const Trial *t, const char *target) {
+    ssd_dtype narrowest = SSD_F32;
+    for (int i = 0; i < t->in.n && ssd_target_is_cuda(target); i++) {
+        ssd_dtype d = t->in.v[i].view.dtype;
+        if (d == SSD_BF16 || (d == SSD_F16 && narrowest == SSD_F32)) narrowest = d;
+    }
+    return narrowest;
+}
+
 static ssd_status run_kernel(Trial *t, ssd_context *ctx, const char *target, const char *schedule,
                              Text *why) {
     ssd_compile_options o = compile_options(t, target, schedule);
@@ -249,7 +261,8 @@ static ssd_status run_kernel(Trial *t, ssd_context *ctx, const char *target, con
             if (h) args[used++] = (ssd_arg){h->name, h->view};
         }
         note_schedule(t, ssd_kernel_schedule(k));
-        s = ssd_launch(k, args, used, NULL, 0);
+        t->products = products_of(t, ssd_kernel_target(k));
+        s = ssd_device_launch(k, args, used);
     }
     if (s != SSD_OK) ssd_text_printf(why, "%s", ssd_last_error());
     ssd_kernel_destroy(k);
@@ -259,14 +272,15 @@ static ssd_status run_kernel(Trial *t, ssd_context *ctx, const char *target, con
 ssd_status ssd_trial_run(Trial *t, ssd_context *ctx, const char *target, const char *schedule,
                          Text *why) {
     for (int i = 0; i < t->out.n; i++) ssd_host_poison(&t->out.v[i]);
+    t->products = SSD_F32;
     return ssd_verify_is_ref(target) ? run_tiles(t, target, schedule, why)
                                      : run_kernel(t, ctx, target, schedule, why);
 }
 
 // --- Bounds --------------------------------------------------------------------------------------
 // By the output's own dtype: CPU kernels widen what they load and compute in f32, so nothing but
-// the store of a narrow output rounds. (A target whose products round their operands will be
-// bounded by the narrowest of them.)
+// the store of a narrow output rounds. A target whose products round their operands is bounded by
+// the narrowest of them.
 static void set_bound(TrialError *e, const Schedule *ran, i64 t) {
     i64 chunk = ran->form == FORM_CHUNKED ? ran->q : ran->form == FORM_QUADRATIC ? t : 1;
     switch (e->dtype) {
@@ -288,6 +302,8 @@ TrialError ssd_trial_error(const Trial *t, int i) {
     const HostTensor *h = &t->out.v[i];
     const double *want = t->want[i].a.v;
     TrialError e = {.dtype = h->view.dtype};
+    if (t->products == SSD_BF16 || (t->products == SSD_F16 && e.dtype == SSD_F32))
+        e.dtype = t->products;
     set_bound(&e, &t->ran, t->sizes.t);
     double diff = 0, norm = 0, diff2 = 0, norm2 = 0;
     bool finite = true;

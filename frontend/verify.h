@@ -39,6 +39,7 @@ typedef struct Trial {
     // of the last ssd_trial_run:
     Schedule ran;
     const char *schedule; // its text, in the trial's arena
+    ssd_dtype products;   // what products of the kernel round their operands to; SSD_F32: not at all
 } Trial;
 
 // Parses the spec, draws the inputs, evaluates the recurrence. On failure *why holds all messages

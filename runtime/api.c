@@ -184,12 +184,11 @@ ssd_status ssd_compile_key(Arena *a, const ssd_compile_options *o, char **out_ke
 
 // --- Kernels -------------------------------------------------------------------------------------
 
-static ssd_status check_runs(const char *target) {
+ssd_status ssd_target_check(const char *target) {
     bool runs;
     const char *known;
-    if (find_target(target, &known, &runs))
-        return ssd_fail(SSD_UNSUPPORTED, "target '%.60s' is unknown to this version", target);
-    if (runs) return SSD_OK;
+    ssd_status s = find_target(target, &known, &runs);
+    if (s || runs) return s;
     if (!ssd_target_is_cuda(known))
         return ssd_fail(SSD_UNSUPPORTED, "this CPU cannot run target '%s'", known);
     const Cuda *c = ssd_cuda();
@@ -262,7 +261,7 @@ static ssd_status get_or_compile(ssd_kernel *k, const ssd_compile_options *o, Ca
     char *key;
     size_t len;
     ssd_status s = ssd_compile_key(&k->arena, o, &key, &len);
-    if (!s) s = check_runs(o->target ? o->target : "cpu");
+    if (!s) s = ssd_target_check(o->target);
     if (s) return s;
     if (ssd_cache_get(cache, &k->arena, key, len, &k->art)) {
         k->origin = "cache";
@@ -291,7 +290,9 @@ static ssd_status read_file(ssd_kernel *k, const char *path) {
     ssd_text_free(&why);
     if (!ok) return SSD_INVALID_ARGUMENT;
     k->origin = "file";
-    ssd_status s = check_runs(k->art.target);
+    ssd_status s = ssd_target_check(k->art.target);
+    if (s == SSD_NOT_FOUND && !ssd_target_is_cuda(k->art.target))
+        s = ssd_fail(SSD_UNSUPPORTED, "target '%.60s' is unknown to this version", k->art.target);
     return s ? s : load_code(k, SSD_INVALID_ARGUMENT);
 }
 

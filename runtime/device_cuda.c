@@ -49,8 +49,8 @@ ssd_status ssd_cuda_fail(int error, const char *fmt, ...) {
 // --- Architectures
 // ---------------------------------------------------------------------------------
 const CudaArch ssd_cuda_archs[] = {
-#define ARCH(name, major, minor, shared, exact, doc)                                               \
-    {name, "cuda-" name, doc, major, minor, shared, exact},
+#define ARCH(name, major, minor, shared, exact, tensor, fma, doc)                                  \
+    {name, "cuda-" name, doc, major, minor, shared, exact, tensor, fma},
 #include "cuda_archs.def"
 };
 const int ssd_cuda_arch_count = COUNTOF(ssd_cuda_archs);

@@ -75,6 +75,7 @@ typedef struct CudaArch {
     const char *name, *target, *doc;  // "sm_90a", "cuda-sm_90a"
     int major, minor, shared_block;
     bool exact;
+    int tensor_flop, f32_flop;  // a clock and multiprocessor
 } CudaArch;
 extern const CudaArch ssd_cuda_archs[];
 extern const int ssd_cuda_arch_count;

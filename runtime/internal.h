@@ -19,6 +19,10 @@ extern SsdCompileHook *ssd_compile_hook;
 // options' text (spec source included), so a warm cache needs no YAML parser and no LLVM.
 ssd_status ssd_compile_key(Arena *a, const ssd_compile_options *o, char **out_key, size_t *out_len);
 
+// Can this process run code of a target? Else the last error says what is missing and what to do.
+// SSD_NOT_FOUND (no such target, no driver, no device), SSD_UNSUPPORTED, SSD_DEVICE.
+ssd_status ssd_target_check(const char *target);
+
 // pool.c: threads that run blocks of a grid. Bits never depend on the number of threads: a block is one
 // unit of work and no two write the same memory.
 typedef struct Pool Pool;

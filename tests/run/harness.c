@@ -253,8 +253,8 @@ void unguard(void *p, size_t bytes) {
 }
 
 // --- Tensors of any layout -----------------------------------------------------------------------
-const char *const layout_names[LAYOUTS] = {"dense",    "padded", "negative",
-                                           "reversed", "spaced", "misaligned", "far"};
+const char *const layout_names[LAYOUTS] = {"dense",  "padded",     "negative", "reversed",
+                                           "spaced", "misaligned", "far"};
 enum { GAP = 0xA5 }; // bytes no tensor owns; as bf16, f16 or f32 they are tiny negative numbers
 
 typedef struct Placed {
@@ -262,9 +262,9 @@ typedef struct Placed {
     ssd_tensor view;
     const SpecTensor *st;
     bool output;
-    void *memory, *own; // guarded; reserved
-    size_t bytes, reserved;  // reserved: of a far tensor, whose bytes are 0
-    u8 *before; // what inputs held before the launch
+    void *memory, *own;     // guarded; reserved
+    size_t bytes, reserved; // reserved: of a far tensor, whose bytes are 0
+    u8 *before;             // what inputs held before the launch
 } Placed;
 
 static i64 offset_of(const ssd_tensor *t, i64 i) {
@@ -312,7 +312,7 @@ static Placed place(const SpecTensor *st, const Array *dims, bool output, Layout
         p.reserved = (size_t)((hi + 1) * es);
         p.view.data = mmap(NULL, p.reserved, PROT_READ | PROT_WRITE,
                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-        if (p.view.data == MAP_FAILED) broken("cannot reserve memory for", st->name);
+        if (p.view.data == MAP_FAILED) return place(st, dims, output, PADDED, how);
         p.own = p.view.data;
         return p;
     }
@@ -415,13 +415,12 @@ Values launch(Arena *a, ssd_kernel *k, const Layer *l, Values in, Sizes z, const
     }
     for (int i = 0; i < n; i++) {
         v[i].before = malloc(v[i].bytes + 1);
-        memcpy(v[i].before, v[i].memory, v[i].bytes);
+        if (v[i].bytes) memcpy(v[i].before, v[i].memory, v[i].bytes);
     }
     bool ok = run_placed(k, v, n, how);
     for (int i = 0; i < n; i++) {
         bool shared = false;
-        for (int j = 0; j < n; j++)
-            shared |= j != i && v[j].view.data == v[i].view.data;
+        for (int j = 0; j < n; j++) shared |= j != i && v[j].view.data == v[i].view.data;
         if (!shared && !v[i].reserved) check_untouched(&v[i]);
         if (v[i].output) {
             NamedArray *o = &out.v[out.n++];
@@ -437,8 +436,10 @@ Values launch(Arena *a, ssd_kernel *k, const Layer *l, Values in, Sizes z, const
     }
     for (int i = 0; i < n; i++) {
         free(v[i].before);
-        if (v[i].reserved) munmap(v[i].own, v[i].reserved);
-        else unguard(v[i].memory, v[i].bytes);
+        if (v[i].reserved)
+            munmap(v[i].own, v[i].reserved);
+        else
+            unguard(v[i].memory, v[i].bytes);
     }
     if (!ok) out.n = 0;
     return out;

@@ -47,7 +47,8 @@ i64 index_along(const SpecTensor *st, const Array *a, const char *axis, i64 i);
 void round_values(const Layer *l, Values in); // to the inputs' dtypes
 
 // --- Launches ------------------------------------------------------------------------------------
-// FAR: rows lie more than 2^32 elements apart, in memory that is only reserved; its gaps are not checked.
+// FAR: rows lie more than 2^32 elements apart, in memory that is only reserved; its gaps are not
+// checked.
 typedef enum { DENSE, PADDED, NEGATIVE, REVERSED, SPACED, MISALIGNED, FAR, LAYOUTS } Layout;
 extern const char *const layout_names[LAYOUTS];
 typedef struct How {

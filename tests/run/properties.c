@@ -8,6 +8,7 @@
 //   forms      auto, recurrent, quadratic, chunked q in {1, 8, 17, 64, 100, 257}, each at
 //              T in {0, 1, Q-1, Q, Q+1, 257} (Q = 64 for forms without chunks); b = 2 up to T = 65
 //   layouts    every layout for all tensors at once, three mixtures, three broadcasts, at T = 37
+//   reach      T = 2051, and inputs that make decays vanish or stand still at T = 150
 //   the rest   auto, recurrent, quadratic and chunked q = 17 at T = 100
 // Big layers run with fewer heads (see harness.c); head and state sizes stay as they are.
 #include "harness.h"
@@ -149,6 +150,43 @@ static void test_layouts(const Layer *l) {
         ssd_kernel_destroy(k);
     }
     ssd_arena_free(&a);
+}
+
+// --- Long sequences, and decays far beyond what exp can hold -------------------------------------
+static void test_reach(const Layer *l) {
+    static const char *const schedules[] = {NULL, "form=recurrent", "form=chunked q=17",
+                                            "form=chunked q=64", "form=quadratic"};
+    static const struct {
+        const char *what;
+        i64 t;
+        double add;   // to every dt, or log decay before its activation
+        double slack; // a sum of 64 log decays of -480 has an f32 ulp of 2e-3; no Inf, no NaN there
+    } cases[] = {
+        {"T=2051", 2051, 0, 10}, {"strong decay", 150, 30, 300}, {"no decay", 150, -60, 10}};
+    for (size_t c = 0; c < COUNTOF(cases); c++) {
+        Arena a = {0};
+        const Sizes z = sizes(l, 1, cases[c].t);
+        const Values in = draw(&a, l, z, 14);
+        bool changed = cases[c].add == 0;
+        for (int i = 0; i < l->n_in; i++) {
+            if (!l->in[i].hint || strcmp(l->in[i].hint, "dt")) continue;
+            Array *x = value(in, l->in[i].name);
+            changed = true;
+            for (i64 e = 0; e < ssd_array_count(x); e++) x->v[e] += cases[c].add;
+        }
+        round_values(l, in);
+        const Values want = changed ? meaning(&a, l, in, z) : (Values){0};
+        for (size_t i = 0; changed && i < COUNTOF(schedules); i++) {
+            bool slow = cases[c].t > 1000 && schedules[i] && strstr(schedules[i], "quadratic");
+            label("%s %s %s", l->name, cases[c].what, shown(schedules[i]));
+            ssd_kernel *k = slow ? NULL : compile(contexts[1], l, schedules[i], NULL, NULL);
+            Arena b = {0};
+            if (k) near(l, launch(&b, k, l, in, z, &(How){0}), want, cases[c].slack);
+            ssd_kernel_destroy(k);
+            ssd_arena_free(&b);
+        }
+        ssd_arena_free(&a);
+    }
 }
 
 // --- Same bits from run to run and for any number of threads -------------------------------------
@@ -522,6 +560,7 @@ int main(int argc, char **argv) {
         }
         test_forms(&l);
         test_layouts(&l);
+        test_reach(&l);
         test_repeats(&l);
         test_causal(&l);
         test_split(&l);
