@@ -456,32 +456,38 @@ static double peak_bytes(bool reset) {
 // A term of T*N*P would show as 4*N*P = 32768 bytes a token and head; the bar is two states a chunk
 // of 64.
 static void bench_growth(ssd_context *cx) {
-    enum { H = 8 };
-    const i64 last = opt.quick ? 16384 : 131072;
+    enum { H = 8, MOST = 4 };
+    const int n = opt.quick ? 2 : MOST;
     ssd_kernel *k = compile(cx, H, "bf16", "forward", "h0");
-    double first_rate = 0;
-    for (i64 T = 2048; T <= last; T *= 4) {
-        Case c = case_new(1, T, H, true);
-        ssd_arg args[10];
-        int n = args_of(&c, 1, false, args), reps = 3;
-        size_t bytes;
-        must(ssd_kernel_workspace(k, args, n, &bytes), "workspace");
-        double t[3], before = peak_bytes(true);
-        for (int r = 0; r < reps; r++)
-            t[r] = time_launch(k, args, n, NULL, 0); // the call allocates
-        double peak = peak_bytes(false) - before;
-        double rate = median(t, reps) * 1e9 / (double)(T * H);
-        if (first_rate == 0) first_rate = rate;
-        Row r = {"growth", "", rate, first_rate, rate / first_rate, 1.5, "ns/th", "T=2048", true};
-        snprintf(r.what, sizeof r.what, "T=%ld, one token and head", (long)T);
+    Case c[MOST];
+    ssd_arg args[MOST][10];
+    size_t bytes[MOST];
+    double t[MOST][MAX_REPS], peak[MOST];
+    int n_args = 0;
+    for (int i = 0; i < n; i++) {
+        c[i] = case_new(1, (i64)2048 << (2 * i), H, true);
+        n_args = args_of(&c[i], 1, false, args[i]);
+        must(ssd_kernel_workspace(k, args[i], n_args, &bytes[i]), "workspace");
+        const double before = peak_bytes(true);
+        time_launch(k, args[i], n_args, NULL, 0); // the call allocates
+        peak[i] = peak_bytes(false) - before;
+    }
+    for (int r = 0; r < opt.reps; r++)
+        for (int i = 0; i < n; i++) t[i][r] = time_launch(k, args[i], n_args, NULL, 0);
+    double first = 0;
+    for (int i = 0; i < n; i++) {
+        const double tokens = (double)(c[i].t * H), ns = median(t[i], opt.reps) * 1e9 / tokens;
+        if (i == 0) first = ns;
+        Row r = {"growth", "", ns, first, ns / first, 1.5, "ns/th", "T=2048", true};
+        snprintf(r.what, sizeof r.what, "T=%ld, one token and head", (long)c[i].t);
         report(r);
-        r = (Row){"growth", "", (double)bytes / (double)(T * H), 0, 0, 1024, "B/th", NULL, true};
-        snprintf(r.what, sizeof r.what, "T=%ld, workspace", (long)T);
+        r = (Row){"growth", "", (double)bytes[i] / tokens, 0, 0, 1024, "B/th", NULL, true};
+        snprintf(r.what, sizeof r.what, "T=%ld, workspace", (long)c[i].t);
         report(r);
-        r = (Row){"growth", "", peak / (double)(T * H), 0, 0, 1024, "B/th", NULL, true};
-        snprintf(r.what, sizeof r.what, "T=%ld, peak beyond the tensors", (long)T);
+        r = (Row){"growth", "", peak[i] / tokens, 0, 0, 1024, "B/th", NULL, true};
+        snprintf(r.what, sizeof r.what, "T=%ld, peak beyond the tensors", (long)c[i].t);
         report(r);
-        case_free(&c);
+        case_free(&c[i]);
     }
     ssd_kernel_destroy(k);
 }
@@ -518,6 +524,9 @@ int main(int argc, char **argv) {
     if (opt.reps < 1 || opt.reps > MAX_REPS / 2 || opt.threads < 1 || !mkdtemp(opt.tmp)) return 2;
     fprintf(stderr, "bench: P=%d N=%d G=1, %d threads, medians of %d; naive: %s\n", P, N,
             opt.threads, opt.reps, naive_compiler());
+    double load = 0;
+    if (getloadavg(&load, 1) == 1 && load > 0.7)
+        fprintf(stderr, "bench: the machine is busy (load %.1f): ratios suffer\n", load);
     ssd_context *cx;
     must(ssd_context_create(&(ssd_context_options){opt.threads, ""}, &cx), "context");
     for (int big = 0; big < 2 && wanted("forward"); big++)

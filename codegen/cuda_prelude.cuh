@@ -47,12 +47,104 @@ DEVICE float round_f16(float v) {
     return decode(h);
 }
 
+enum Round { TO_F32, TO_BF16, TO_F16 };
+template <Round to> DEVICE float rounded(float v) {
+    return to == TO_BF16 ? round_bf16(v) : to == TO_F16 ? round_f16(v) : v;
+}
+
 // --- Tensors: any strides, offsets of 64 bits ---------------------------------------------------------------
-// Bit d of `check`: index d may be out of range; such an element reads 0 and is not written.
-template <class T> struct Tensor {
+// What no kernel writes meanwhile is read through the read-only path, past which loads may move.
+DEVICE float fetch(const float *p) { return __ldg(p); }
+DEVICE int fetch(const int *p) { return __ldg(p); }
+DEVICE bf16 fetch(const bf16 *p) { return {__ldg(&p->bits)}; }
+DEVICE f16 fetch(const f16 *p) { return {__ldg(&p->bits)}; }
+template <class T> DEVICE T fetch(T *p) { return *p; }
+
+// Loads and stores of four neighbours, or of one, under a condition and without a branch: those of several turns
+// of a loop are then under way at once. What is not loaded keeps its value.
+#define IF(n) "{ .reg .pred p; setp.ne.s32 p, %" #n ", 0; @p "
+#define GLOBAL(p) "l"(__cvta_generic_to_global(p))
+DEVICE void load4_if(bool yes, float (&v)[4], const float *p) {
+    asm(IF(5) "ld.global.nc.v4.f32 {%0,%1,%2,%3}, [%4]; }" : "+f"(v[0]), "+f"(v[1]), "+f"(v[2]), "+f"(v[3]) : GLOBAL(p), "r"((int)yes));
+}
+DEVICE void load4_if(bool yes, float (&v)[4], float *p) {
+    asm volatile(IF(5) "ld.global.v4.f32 {%0,%1,%2,%3}, [%4]; }" : "+f"(v[0]), "+f"(v[1]), "+f"(v[2]), "+f"(v[3]) : GLOBAL(p), "r"((int)yes) : "memory");
+}
+DEVICE void load2_if(bool yes, uint2 &w, const u16 *p) {
+    asm(IF(3) "ld.global.nc.v2.u32 {%0,%1}, [%2]; }" : "+r"(w.x), "+r"(w.y) : GLOBAL(p), "r"((int)yes));
+}
+DEVICE void load2_if(bool yes, uint2 &w, u16 *p) {
+    asm volatile(IF(3) "ld.global.v2.u32 {%0,%1}, [%2]; }" : "+r"(w.x), "+r"(w.y) : GLOBAL(p), "r"((int)yes) : "memory");
+}
+DEVICE void load_if(bool yes, float &v, const float *p) {
+    asm(IF(2) "ld.global.nc.f32 %0, [%1]; }" : "+f"(v) : GLOBAL(p), "r"((int)yes));
+}
+DEVICE void load_if(bool yes, float &v, float *p) {
+    asm volatile(IF(2) "ld.global.f32 %0, [%1]; }" : "+f"(v) : GLOBAL(p), "r"((int)yes) : "memory");
+}
+DEVICE void bits_if(bool yes, u16 &v, const u16 *p) {
+    asm(IF(2) "ld.global.nc.u16 %0, [%1]; }" : "+h"(v) : GLOBAL(p), "r"((int)yes));
+}
+DEVICE void bits_if(bool yes, u16 &v, u16 *p) {
+    asm volatile(IF(2) "ld.global.u16 %0, [%1]; }" : "+h"(v) : GLOBAL(p), "r"((int)yes) : "memory");
+}
+DEVICE void halves(float (&v)[4], uint2 w, bf16) {
+    v[0] = __uint_as_float(w.x << 16), v[1] = __uint_as_float(w.x & 0xffff0000u);
+    v[2] = __uint_as_float(w.y << 16), v[3] = __uint_as_float(w.y & 0xffff0000u);
+}
+DEVICE void halves(float (&v)[4], uint2 w, f16) {
+    v[0] = decode(f16{(u16)w.x}), v[1] = decode(f16{(u16)(w.x >> 16)});
+    v[2] = decode(f16{(u16)w.y}), v[3] = decode(f16{(u16)(w.y >> 16)});
+}
+// Elements p[0], p[step], .. of which `there` has a bit each; `quad`: all of them, as one.
+template <class F> DEVICE void gather(bool quad, int there, float (&v)[4], F *p, i64 step, float) {
+    v[0] = v[1] = v[2] = v[3] = 0.0f;
+    load4_if(quad, v, p);
+    #pragma unroll
+    for (int k = 0; k < 4; k++) load_if(!quad && there >> k & 1, v[k], p + k * step);
+}
+template <class H, class E> DEVICE void gather(bool quad, int there, float (&v)[4], H *p, i64 step, E) {
+    u16 one[4] = {0, 0, 0, 0};
+    uint2 w = make_uint2(0, 0);
+    load2_if(quad, w, &p->bits);
+    #pragma unroll
+    for (int k = 0; k < 4; k++) bits_if(!quad && there >> k & 1, one[k], &p[k * step].bits);
+    w.x |= one[0] | (u32)one[1] << 16, w.y |= one[2] | (u32)one[3] << 16;
+    halves(v, w, E());
+}
+DEVICE u32 pack(float lo, float hi, bf16) { return pack_bf16(lo, hi); }
+DEVICE u32 pack(float lo, float hi, f16) {
+    u32 r;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(hi), "f"(lo));
+    return r;
+}
+DEVICE void scatter(bool quad, int there, const float (&v)[4], float *p, i64 step) {
+    asm volatile(IF(5) "st.global.v4.f32 [%4], {%0,%1,%2,%3}; }" ::"f"(v[0]), "f"(v[1]), "f"(v[2]), "f"(v[3]), GLOBAL(p), "r"((int)quad) : "memory");
+    #pragma unroll
+    for (int k = 0; k < 4; k++)
+        asm volatile(IF(2) "st.global.f32 [%1], %0; }" ::"f"(v[k]), GLOBAL(p + k * step), "r"((int)(!quad && there >> k & 1)) : "memory");
+}
+template <class H> DEVICE void scatter(bool quad, int there, const float (&v)[4], H *p, i64 step) {
+    u32 lo = pack(v[0], v[1], H()), hi = pack(v[2], v[3], H());
+    asm volatile(IF(3) "st.global.v2.u32 [%2], {%0,%1}; }" ::"r"(lo), "r"(hi), GLOBAL(p), "r"((int)quad) : "memory");
+    #pragma unroll
+    for (int k = 0; k < 4; k++) {
+        u16 one = (u16)((k < 2 ? lo : hi) >> k % 2 * 16);
+        asm volatile(IF(2) "st.global.u16 [%1], %0; }" ::"h"(one), GLOBAL(p + k * step), "r"((int)(!quad && there >> k & 1)) : "memory");
+    }
+}
+
+// Bit d of `check`: index d may be out of range; such an element reads 0 and is not written. `quads`: rows are
+// dense and begin where four elements may be moved at once.
+template <class T, int rank> struct Tensor {
     T *data;
     const i64 *stride, *dim;
+    bool quads;
 
+    DEVICE Tensor(void *p, const i64 *s, const i64 *d) : data((T *)p), stride(s), dim(d) {
+        quads = rank > 0 && (u64)p % (4 * sizeof(T)) == 0 && (rank == 0 || s[rank - 1] == 1);
+        for (int i = 0; i + 1 < rank; i++) quads = quads && (s[i] & 3) == 0;
+    }
     template <int check, int d> DEVICE bool inside() const { return true; }
     template <int check, int d, class... I> DEVICE bool inside(int i, I... rest) const {
         return (!(check >> d & 1) || (u32)i < (u64)dim[d]) && inside<check, d + 1>(rest...);
@@ -61,11 +153,37 @@ template <class T> struct Tensor {
     template <int d, class... I> DEVICE i64 offset(int i, I... rest) const {
         return i * stride[d] + offset<d + 1>(rest...);
     }
-    template <int check = 0, class... I> DEVICE auto get(I... i) const -> decltype(decode(T())) {
-        return inside<check, 0>(i...) ? decode(data[offset<0>(i...)]) : 0;
+    template <int check = 0, class... I> DEVICE auto get(I... i) const -> decltype(decode(fetch(data))) {
+        return inside<check, 0>(i...) ? decode(fetch(&data[offset<0>(i...)])) : 0;
     }
     template <int check = 0, class V, class... I> DEVICE void put(V v, I... i) const {
         if (inside<check, 0>(i...)) encode(v, &data[offset<0>(i...)]);
+    }
+    // Of the last index and the three after it: which are there, and are they all there in one place?
+    template <int check, class... I> DEVICE int four(bool when, bool *out_quad, I... i) const {
+        constexpr int checked = check >> (rank - 1) & 1;
+        const int last = last_of(i...);
+        when = when && inside<check & ((1 << (rank - 1)) - 1), 0>(i...);
+        int there = when ? 15 : 0;
+        if (checked)
+            for (int k = 0; k < 4; k++)
+                if ((u32)(last + k) >= (u64)dim[rank - 1]) there &= ~(1 << k);
+        *out_quad = quads && there == 15 && (last & 3) == 0;
+        return there;
+    }
+    template <class... I> static DEVICE int last_of(int i, I... rest) {
+        if constexpr (sizeof...(rest) == 0) return i;
+        else return last_of(rest...);
+    }
+    template <int check = 0, class... I> DEVICE void get4(bool when, float (&v)[4], I... i) const {
+        bool quad;
+        const int there = four<check>(when, &quad, i...);
+        gather(quad, there, v, &data[offset<0>(i...)], stride[rank - 1], T());
+    }
+    template <int check = 0, class... I> DEVICE void put4(bool when, const float (&v)[4], I... i) const {
+        bool quad;
+        const int there = four<check>(when, &quad, i...);
+        scatter(quad, there, v, &data[offset<0>(i...)], stride[rank - 1]);
     }
 };
 
@@ -155,17 +273,17 @@ template <bool max> DEVICE float block_reduce(float v) {
 enum ScanKind { REV = 1, EXCL = 2, MAX = 4 };
 
 // One line of n elements by one thread, `from` and `to` a stride apart.
-template <int n, int kind> DEVICE void thread_scan(const float *from, int step, float *to, int out_step) {
+template <int n, int kind, Round round = TO_F32> DEVICE void thread_scan(const float *from, int step, float *to, int out_step) {
     float total = neutral<(kind & MAX) != 0>();
     for (int k = 0; k < n; k++) {
         int i = kind & REV ? n - 1 - k : k;
         float next = combine<(kind & MAX) != 0>(total, from[i * step]);
-        to[i * out_step] = kind & EXCL ? total : next;
+        to[i * out_step] = rounded<round>(kind & EXCL ? total : next);
         total = next;
     }
 }
 // The same by a warp: five steps for each 32 elements.
-template <int n, int kind> DEVICE void warp_scan(const float *from, int step, float *to, int out_step) {
+template <int n, int kind, Round round = TO_F32> DEVICE void warp_scan(const float *from, int step, float *to, int out_step) {
     constexpr bool max = (kind & MAX) != 0;
     const int lane = threadIdx.x % 32;
     float total = neutral<max>();
@@ -178,7 +296,7 @@ template <int n, int kind> DEVICE void warp_scan(const float *from, int step, fl
         }
         v = combine<max>(total, v);
         float below = __shfl_up_sync(~0u, v, 1);
-        if (k < n) to[i * out_step] = !(kind & EXCL) ? v : lane ? below : total;
+        if (k < n) to[i * out_step] = rounded<round>(!(kind & EXCL) ? v : lane ? below : total);
         total = __shfl_sync(~0u, v, 31);
     }
 }
@@ -205,11 +323,6 @@ template <Bound bound> DEVICE int first_k(int row, int col) {
 template <Bound bound> DEVICE int end_k(int last_row, int last_col, int k) {
     return bound == K_UPTO_ROW ? min(last_row + 1, k) : bound == K_UPTO_COL ? min(last_col + 1, k) : k;
 }
-enum Round { TO_F32, TO_BF16, TO_F16 };
-template <Round to> DEVICE float rounded(float v) {
-    return to == TO_BF16 ? round_bf16(v) : to == TO_F16 ? round_f16(v) : v;
-}
-
 // True f32: a thread has 4 x 4 results; 16 threads side by side read 16 neighbours of b.
 template <class D, Bound bound, Round to, class A, class B, class C, class O>
 DEVICE void mma_f32(const A a, const B b, const C c, const O o) {
@@ -278,6 +391,12 @@ struct Tf32 {
     }
 };
 
+// Where this lane's result r of the 16 x 8 at (row, col) lies in a tile; -1 beyond its end.
+template <class D, class T> DEVICE int fragment_at(int row, int col, int r) {
+    const int lane = threadIdx.x % 32, y = row + lane / 4 + r / 2 * 8, x = col + lane % 4 * 2 + r % 2;
+    return (D::m % 32 == 0 || y < D::m) && (D::n % 32 == 0 || x < D::n) ? y * T::s0 + x * T::s1 : -1;
+}
+
 // A warp has 16*mr x 32 results at a time.
 template <class Atom, class D, Bound bound, Round to, class A, class B, class C, class O>
 DEVICE void mma_warp(const A a, const B b, const C c, const O o) {
@@ -291,17 +410,13 @@ DEVICE void mma_warp(const A a, const B b, const C c, const O o) {
         const int row = e % down * 16 * mr, col = e / down % across * 32;
         const float *pa = a.data + u * A::u + v * A::v, *pb = b.data + u * B::u + v * B::v;
         float acc[mr][4][4];
-        auto result = [&](int i, int j, int r, auto s0, auto s1) {  // offset of a result, -1: not there
-            const int y = row + 16 * i + g + r / 2 * 8, x = col + 8 * j + 2 * t + r % 2;
-            return (whole_m || y < D::m) && (whole_n || x < D::n) ? y * s0 + x * s1 : -1;
-        };
         #pragma unroll
         for (int i = 0; i < mr; i++)
             #pragma unroll
             for (int j = 0; j < 4; j++)
                 #pragma unroll
                 for (int r = 0; r < 4; r++) {
-                    const int at = result(i, j, r, (int)C::s0, (int)C::s1);
+                    const int at = fragment_at<D, C>(row + 16 * i, col + 8 * j, r);
                     acc[i][j][r] = c.data && at >= 0 ? c.data[at + u * C::u + v * C::v] : 0.0f;
                 }
         const int end = end_k<bound>(row + 16 * mr - 1, col + 31, D::k);
@@ -337,7 +452,7 @@ DEVICE void mma_warp(const A a, const B b, const C c, const O o) {
             for (int j = 0; j < 4; j++)
                 #pragma unroll
                 for (int r = 0; r < 4; r++) {
-                    const int at = result(i, j, r, (int)O::s0, (int)O::s1);
+                    const int at = fragment_at<D, O>(row + 16 * i, col + 8 * j, r);
                     if (at >= 0) o.data[at + u * O::u + v * O::v] = rounded<to>(acc[i][j][r]);
                 }
     }

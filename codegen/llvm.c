@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// T1 -> LLVM module -> ELF object: kernels, control flow, and the way through LLVM's code generator.
+// T1 -> LLVM module -> ELF object: kernels, control flow, and the way through LLVM's code
+// generator.
 //
-// One function a kernel, `void name(const CpuArgs *, i64 block, void *scratch)`. A tile op becomes code in
-// place, loops become loops with phis for their scalar carries; tiles that loops carry stay in their
-// buffers. No optimization passes run: what is emitted is what the code generator sees.
+// One function a kernel, `void name(const CpuArgs *, i64 block, void *scratch)`. A tile op becomes
+// code in place, loops become loops with phis for their scalar carries; tiles that loops carry stay
+// in their buffers. No optimization passes run: what is emitted is what the code generator sees.
 #include "llvm.h"
 #include "llvm_emit.h"
 
@@ -14,11 +15,11 @@
 #include <pthread.h>
 #include <stdio.h>
 
-enum { EACH_UNROLL = 64 };
+enum { EACH_UNROLL = 512 };
 
 static const TVal *val(const Emit *e, Val v) { return &e->p->vals.v[v]; }
 
-// --- Control flow ------------------------------------------------------------------------------------------
+// --- Control flow --------------------------------------------------------------------------------
 static void block(Emit *e, const TBlock *b);
 
 // Carries of rank 0 as they start; tiles are in their buffers already.
@@ -33,14 +34,16 @@ static V carried(Emit *e, const TOp *loop, int i, Ex from) {
     V v = ssd_emit_scalar(e, from);
     u8 dt = val(e, loop->carry[i])->dtype;
     bool real = dt != SSD_IDX && dt != SSD_I32 && dt != SSD_BOOL;
-    if (real && LLVMGetTypeKind(LLVMTypeOf(v)) != LLVMFloatTypeKind) v = LLVMBuildSIToFP(e->b, v, e->f32, "");
+    if (real && LLVMGetTypeKind(LLVMTypeOf(v)) != LLVMFloatTypeKind)
+        v = LLVMBuildSIToFP(e->b, v, e->f32, "");
     return v;
 }
 
 static void place_carried_tiles(Emit *e, const TOp *o) {
     for (int i = 0; i < o->ncarry; i++) {
         const TVal *t = val(e, o->carry[i]);
-        if (t->naxes) e->val[o->carry[i]] = ssd_emit_at_const(e, e->val[t->lay.buf], 4 * t->lay.offset);
+        if (t->naxes)
+            e->val[o->carry[i]] = ssd_emit_at_const(e, e->val[t->lay.buf], 4 * t->lay.offset);
     }
 }
 
@@ -68,8 +71,8 @@ static void rolled_loop(Emit *e, const TOp *o, V lo, V hi) {
     V next[256];
     int n = scalar_carries(e, o, which);
     for (int i = 0; i < n; i++) next[i] = carried(e, o, (int)which[i], o->init[which[i]]);
-    LLVMBasicBlockRef pre = LLVMGetInsertBlock(e->b), head = ssd_emit_block(e, "for"), body = ssd_emit_block(e, "body"),
-                      exit = ssd_emit_block(e, "endfor");
+    LLVMBasicBlockRef pre = LLVMGetInsertBlock(e->b), head = ssd_emit_block(e, "for"),
+                      body = ssd_emit_block(e, "body"), exit = ssd_emit_block(e, "endfor");
     LLVMBuildBr(e->b, head);
     LLVMPositionBuilderAtEnd(e->b, head);
     V iv = ssd_emit_phi(e, lo, pre);
@@ -96,13 +99,23 @@ static void rolled_loop(Emit *e, const TOp *o, V lo, V hi) {
     LLVMPositionBuilderAtEnd(e->b, exit);
 }
 
+// Ops that unrolling an `each` makes; an inner one is taken to run as often as the outer.
+static i64 weight(const TOp *o, i64 turns) {
+    i64 n = 0;
+    for (const TOp *w = o->body.first; w; w = w->next)
+        n += w->op == TOP_EACH ? weight(w, turns) : 1;
+    return n * turns;
+}
+
 static void loop(Emit *e, const TOp *o) {
     V lo = ssd_emit_scalar(e, o->lo), hi = ssd_emit_scalar(e, o->hi);
     i64 from, to;
     place_carried_tiles(e, o);
     bool constant = ssd_emit_is_int(lo, &from) && ssd_emit_is_int(hi, &to);
-    if (o->op == TOP_EACH && constant && to - from <= EACH_UNROLL) unrolled_loop(e, o, from, to);
-    else rolled_loop(e, o, lo, hi);
+    if (o->op == TOP_EACH && constant && weight(o, to - from) <= EACH_UNROLL)
+        unrolled_loop(e, o, from, to);
+    else
+        rolled_loop(e, o, lo, hi);
 }
 
 static void branch(Emit *e, const TOp *o) {
@@ -114,7 +127,7 @@ static void branch(Emit *e, const TOp *o) {
     LLVMPositionBuilderAtEnd(e->b, end);
 }
 
-// --- Ops ---------------------------------------------------------------------------------------------------
+// --- Ops -----------------------------------------------------------------------------------------
 static void buffer(Emit *e, const TOp *o) {
     e->val[o->out] = ssd_emit_at_const(e, e->scratch, e->scratch_bytes);
     e->scratch_bytes += (o->bytes + 63) / 64 * 64;
@@ -122,7 +135,7 @@ static void buffer(Emit *e, const TOp *o) {
 
 static void op(Emit *e, TOp *o) {
     switch ((TOpCode)o->op) {
-    case TOP_MMA: ssd_emit_mma(e, o); break;
+    case TOP_MMA: ssd_emit_mma(e, o, o); break;
     case TOP_SCAN: ssd_emit_scan(e, o); break;
     case TOP_AT:
     case TOP_RENAME:
@@ -159,19 +172,23 @@ static bool is_view(const TOp *o) {
 static void block(Emit *e, const TBlock *b) {
     for (TOp *o = b->first; o; o = o->next) {
         TOp *last = ssd_nest_op(e->p, o) ? ssd_nest_last(e->p, o) : o;
-        for (TOp *w = o;; w = w->next) {  // where results go
+        for (TOp *w = o;; w = w->next) { // where results go
             const TVal *t = w->out ? val(e, w->out) : NULL;
             if (t && t->lay.space == SP_MEM && w->op != TOP_BUF && !is_view(w))
                 e->val[w->out] = ssd_emit_at_const(e, e->val[t->lay.buf], 4 * t->lay.offset);
             if (w == last) break;
         }
-        if (o != last) ssd_nest_emit(e, o, last);
-        else op(e, o);
+        if (o == last)
+            op(e, o);
+        else if (last->op == TOP_MMA)
+            ssd_emit_mma(e, o, last);
+        else
+            ssd_nest_emit(e, o, last);
         o = last;
     }
 }
 
-// --- Kernels -----------------------------------------------------------------------------------------------
+// --- Kernels -------------------------------------------------------------------------------------
 // Grid variables from the block's number: the last one runs fastest.
 static void grid(Emit *e, V number) {
     for (int i = e->k->ngrid - 1; i >= 0; i--) {
@@ -187,7 +204,8 @@ static V arg_table(Emit *e, V args, size_t offset) {
 }
 
 static i64 kernel(Emit *e, const TKernel *k) {
-    LLVMTypeRef type = LLVMFunctionType(LLVMVoidTypeInContext(e->cx), (LLVMTypeRef[]){e->ptr, e->i64, e->ptr}, 3, false);
+    LLVMTypeRef type = LLVMFunctionType(LLVMVoidTypeInContext(e->cx),
+                                        (LLVMTypeRef[]){e->ptr, e->i64, e->ptr}, 3, false);
     e->k = k;
     e->fn = LLVMAddFunction(e->mod, k->name, type);
     e->scratch_bytes = 0;
@@ -204,7 +222,8 @@ static i64 kernel(Emit *e, const TKernel *k) {
         e->sym[i] = ssd_emit_load(e, e->i64, ssd_emit_at_const(e, syms, 8 * (i64)i), 8);
     // A row nobody reads stands first, so that its address does not depend on the buffers.
     i64 row = 64;
-    for (u32 x = 1; x < e->p->axes.n; x++) row = MAX(row, (ssd_emit_size(e, (u8)x) * 4 + 127) / 64 * 64);
+    for (u32 x = 1; x < e->p->axes.n; x++)
+        row = MAX(row, (ssd_emit_size(e, (u8)x) * 4 + 127) / 64 * 64);
     e->sink = e->scratch;
     e->scratch_bytes = row;
     grid(e, LLVMGetParam(e->fn, 1));
@@ -216,8 +235,9 @@ static i64 kernel(Emit *e, const TKernel *k) {
 // A block of zeros as long as the longest axis: what is read where nothing is.
 static void add_zeros(Emit *e) {
     i64 bytes = 64;
-    for (u32 x = 1; x < e->p->axes.n; x++) bytes = MAX(bytes, (ssd_emit_size(e, (u8)x) * 4 + 127) / 64 * 64);
-    LLVMTypeRef t = LLVMArrayType(e->i8, (unsigned)bytes);
+    for (u32 x = 1; x < e->p->axes.n; x++)
+        bytes = MAX(bytes, (ssd_emit_size(e, (u8)x) * 4 + 127) / 64 * 64);
+    LLVMTypeRef t = LLVMArrayType(e->i64, (unsigned)bytes / 8);
     e->zeros = LLVMAddGlobal(e->mod, t, "zeros");
     LLVMSetInitializer(e->zeros, LLVMConstNull(t));
     LLVMSetGlobalConstant(e->zeros, true);
@@ -234,7 +254,8 @@ static int *arg_places(Arena *a, const Prog *p) {
     return arg;
 }
 
-static void build(Arena *a, const Prog *p, const Machine *m, LLVMContextRef cx, LLVMModuleRef mod, i64 *out_scratch) {
+static void build(Arena *a, const Prog *p, const Machine *m, LLVMContextRef cx, LLVMModuleRef mod,
+                  i64 *out_scratch) {
     Emit e = {.p = p, .m = m, .a = a, .cx = cx, .mod = mod, .lanes = m->f32_lanes};
     e.b = LLVMCreateBuilderInContext(cx);
     e.math = (LlvmMath){.ctx = cx, .mod = mod, .fma = m->fma, .avx512 = m->vector_bits == 512};
@@ -253,11 +274,12 @@ static void build(Arena *a, const Prog *p, const Machine *m, LLVMContextRef cx, 
     LLVMDisposeBuilder(e.b);
 }
 
-// --- LLVM --------------------------------------------------------------------------------------------------
+// --- LLVM ----------------------------------------------------------------------------------------
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
-// Loop strength reduction takes a quarter of all time and only makes the addresses worse that we hoisted.
-// The option is as old as the pass; options stay as they are when LLVM is one we do not know.
+// Loop strength reduction takes a quarter of all time and only makes the addresses worse that we
+// hoisted. The option is as old as the pass; options stay as they are when LLVM is one we do not
+// know.
 static void initialize(void) {
     unsigned major = 0, minor, patch;
     LLVMInitializeX86TargetInfo();
@@ -265,7 +287,8 @@ static void initialize(void) {
     LLVMInitializeX86TargetMC();
     LLVMInitializeX86AsmPrinter();
     LLVMGetVersion(&major, &minor, &patch);
-    if (major >= 16 && major <= 22) LLVMParseCommandLineOptions(2, (const char *[]){"ssdc", "-disable-lsr"}, NULL);
+    if (major >= 16 && major <= 22)
+        LLVMParseCommandLineOptions(2, (const char *[]){"ssdc", "-disable-lsr"}, NULL);
 }
 
 static LLVMTargetMachineRef target_machine(const Machine *m, Text *why) {
@@ -278,8 +301,9 @@ static LLVMTargetMachineRef target_machine(const Machine *m, Text *why) {
         LLVMDisposeMessage(message);
         return NULL;
     }
-    LLVMTargetMachineRef tm = LLVMCreateTargetMachine(target, triple, "x86-64", m->features, LLVMCodeGenLevelDefault,
-                                                      LLVMRelocPIC, LLVMCodeModelSmall);
+    LLVMTargetMachineRef tm =
+        LLVMCreateTargetMachine(target, triple, "x86-64", m->features, LLVMCodeGenLevelDefault,
+                                LLVMRelocPIC, LLVMCodeModelSmall);
     if (!tm) ssd_text_printf(why, "LLVM has no code generator for %s", triple);
     return tm;
 }
@@ -288,9 +312,7 @@ static bool check_module(LLVMModuleRef mod, Text *why) {
 #ifdef SSD_VERIFY_IR
     char *message = NULL;
     if (LLVMVerifyModule(mod, LLVMReturnStatusAction, &message)) {
-        char *ir = LLVMPrintModuleToString(mod);
         ssd_text_printf(why, "the module is not valid: %s", message);
-        LLVMDisposeMessage(ir);
         LLVMDisposeMessage(message);
         return false;
     }
@@ -303,7 +325,8 @@ static bool check_module(LLVMModuleRef mod, Text *why) {
 
 // Builds the module and lowers it; text and code are LLVM's buffer, the caller's to dispose of.
 typedef enum { AS_OBJECT, AS_ASSEMBLY, AS_IR } Form;
-static bool lower(const Prog *p, const Machine *m, Form form, i64 *out_scratch, LLVMMemoryBufferRef *out, char **out_ir, Text *why) {
+static bool lower(const Prog *p, const Machine *m, Form form, i64 *out_scratch,
+                  LLVMMemoryBufferRef *out, char **out_ir, Text *why) {
     Arena scratch = {0};
     bool ok = false;
     LLVMTargetMachineRef tm = target_machine(m, why);
@@ -337,8 +360,8 @@ done:
     return ok;
 }
 
-bool ssd_llvm_emit(Arena *a, const Prog *p, const Machine *m, const void **out_code, size_t *out_size,
-                   i64 *out_scratch, Text *why) {
+bool ssd_llvm_emit(Arena *a, const Prog *p, const Machine *m, const void **out_code,
+                   size_t *out_size, i64 *out_scratch, Text *why) {
     LLVMMemoryBufferRef code;
     if (!lower(p, m, AS_OBJECT, out_scratch, &code, NULL, why)) return false;
     *out_size = LLVMGetBufferSize(code);

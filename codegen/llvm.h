@@ -6,8 +6,8 @@
 #include "../ir/machine.h"
 #include "../ir/tile.h"
 
-typedef bool SsdLlvmEmit(Arena *a, const Prog *p, const Machine *m, const void **out_code, size_t *out_size,
-                         i64 *out_scratch, Text *why);
+typedef bool SsdLlvmEmit(Arena *a, const Prog *p, const Machine *m, const void **out_code,
+                         size_t *out_size, i64 *out_scratch, Text *why);
 typedef bool SsdLlvmText(const Prog *p, const Machine *m, bool assembly, Text *out, Text *why);
 
 #define SSD_LLVM_EXPORT __attribute__((visibility("default")))

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-// Reads and writes of tensors. Their strides are known at run time only, rows may not exist, and nothing
-// outside a tensor is ever touched: an element that does not exist is read from a block of zeros and
-// written to a block nobody reads, so no access needs a branch.
+// Reads and writes of tensors. Their strides are known at run time only, rows may not exist, and
+// nothing outside a tensor is ever touched: an element that does not exist is read from a block of
+// zeros and written to a block nobody reads, so no access needs a branch.
 //
-// Two ways: by whole vectors, when the lane axis has stride 1 and every lane exists (the tail of an axis
-// that is no multiple of the vector is a constant mask); lane by lane otherwise.
+// Two ways: by whole vectors, when the lane axis has stride 1 and every lane exists (the tail of an
+// axis that is no multiple of the vector is a constant mask); lane by lane otherwise.
 #include "llvm_emit.h"
 
 static const Expr *ex(const Emit *e, Ex x) { return &e->p->exs.v[x]; }
 static i64 extent(const NestRun *r, int axis) { return ssd_emit_size(r->e, r->plan.ax[axis]); }
 
-// --- What is known before running --------------------------------------------------------------------------
+// --- What is known before running ----------------------------------------------------------------
 typedef struct Range {
     i64 lo, hi;
 } Range;
@@ -29,11 +29,13 @@ static bool range_of(const Emit *e, Ex x, Range *out) {
             *out = (Range){0, (i64)size->num - 1};
             return true;
         }
-        return e->val[n->val] && ssd_emit_is_int(e->val[n->val], &out->lo) && (out->hi = out->lo, true);
+        return e->val[n->val] && ssd_emit_is_int(e->val[n->val], &out->lo) &&
+               (out->hi = out->lo, true);
     case EX_FN: break;
     default: return false;
     }
-    if (ssd_fns[n->fn].arity != 2 || !range_of(e, n->arg[0], &a) || !range_of(e, n->arg[1], &b)) return false;
+    if (ssd_fns[n->fn].arity != 2 || !range_of(e, n->arg[0], &a) || !range_of(e, n->arg[1], &b))
+        return false;
     k = b.lo;
     switch (n->fn) {
     case FN_ADD: *out = (Range){a.lo + b.lo, a.hi + b.hi}; return true;
@@ -47,13 +49,15 @@ static bool range_of(const Emit *e, Ex x, Range *out) {
 // Is the index always inside the dimension?
 static bool proven(const Emit *e, Ex idx, Ex dim) {
     Range r;
-    if (ex(e, dim)->kind == EX_NUM) return range_of(e, idx, &r) && r.lo >= 0 && r.hi < (i64)ex(e, dim)->num;
+    if (ex(e, dim)->kind == EX_NUM)
+        return range_of(e, idx, &r) && r.lo >= 0 && r.hi < (i64)ex(e, dim)->num;
     for (int i = 0; i < e->k->ngrid; i++)
-        if (ex(e, idx)->kind == EX_VAL && ex(e, idx)->val == e->k->grid[i].var) return e->k->grid[i].size == dim;
+        if (ex(e, idx)->kind == EX_VAL && ex(e, idx)->val == e->k->grid[i].var)
+            return e->k->grid[i].size == dim;
     return false;
 }
 
-// --- The argument tables -----------------------------------------------------------------------------------
+// --- The argument tables -------------------------------------------------------------------------
 static V table(Emit *e, V base, i64 index) {
     return ssd_emit_load(e, e->i64, ssd_emit_at_const(e, base, 8 * index), 8);
 }
@@ -71,7 +75,7 @@ static V tensor_dim(Emit *e, u16 t, int d) {
     return table(e, e->dims, e->arg[t] * SSD_MAX_RANK + d);
 }
 
-// --- Setting up an access, at the nest's outermost level -----------------------------------------------------
+// --- Setting up an access, at the nest's outermost level -----------------------------------------
 // An index with every tile axis at 0.
 static V at_origin(NestRun *r, Ex x) {
     Emit *e = r->e;
@@ -106,7 +110,8 @@ static void add_when(NestRun *r, Access *a, Ex x) {
         add_when(r, a, n->arg[1]);
         return;
     }
-    bool order = n->kind == EX_FN && (n->fn == FN_LT || n->fn == FN_LE || n->fn == FN_GT || n->fn == FN_GE);
+    bool order =
+        n->kind == EX_FN && (n->fn == FN_LT || n->fn == FN_LE || n->fn == FN_GT || n->fn == FN_GE);
     if (order && ex(e, n->arg[0])->dtype == SSD_IDX && ex(e, n->arg[1])->dtype == SSD_IDX &&
         ssd_nest_affine(e->p, n->arg[0], ca) && ssd_nest_affine(e->p, n->arg[1], cb)) {
         // l < r as l - r < 0, l <= r as l - r - 1 < 0
@@ -114,7 +119,8 @@ static void add_when(NestRun *r, Access *a, Ex x) {
         for (int i = 0; i < 256; i++) ca[i] -= cb[i];
         Cond *c = new_cond(r, a, ca, swap ? -1 : 1);
         V lhs = at_origin(r, n->arg[swap]), rhs = at_origin(r, n->arg[!swap]);
-        c->base = ssd_emit_add(e, LLVMBuildSub(e->b, lhs, rhs, ""), ssd_emit_i64(e, equal ? -1 : 0));
+        c->base =
+            ssd_emit_add(e, LLVMBuildSub(e->b, lhs, rhs, ""), ssd_emit_i64(e, equal ? -1 : 0));
         return;
     }
     if (a->nwhen == (int)COUNTOF(a->when)) SSD_BUG("too many conditions on one access");
@@ -134,7 +140,9 @@ void ssd_access_init(NestRun *r, Access *a, const TOp *op) {
         a->base = ssd_emit_at(e, a->base, ssd_emit_mul(e, at, stride));
         for (int i = 0; i < r->plan.n; i++) {
             i64 c = coef[d][r->plan.ax[i]];
-            if (c) a->step[i] = ssd_emit_add(e, a->step[i], ssd_emit_mul(e, stride, ssd_emit_i64(e, c)));
+            if (c)
+                a->step[i] =
+                    ssd_emit_add(e, a->step[i], ssd_emit_mul(e, stride, ssd_emit_i64(e, c)));
         }
         if (proven(e, op->idx[d], t->dim[d])) continue;
         Cond *c = new_cond(r, a, coef[d], 1);
@@ -149,8 +157,10 @@ static void extremes(NestRun *r, const Cond *c, V *lo, V *hi) {
     i64 down = 0, up = 0;
     for (int i = 0; i < r->plan.n; i++) {
         i64 span = c->coef[i] * (extent(r, i) - 1);
-        if (span < 0) down += span;
-        else up += span;
+        if (span < 0)
+            down += span;
+        else
+            up += span;
     }
     *lo = ssd_emit_add(r->e, c->base, ssd_emit_i64(r->e, down));
     *hi = ssd_emit_add(r->e, c->base, ssd_emit_i64(r->e, up));
@@ -193,7 +203,7 @@ V ssd_access_in_place(NestRun *r, const Access *a) {
     return ok;
 }
 
-// --- At a point --------------------------------------------------------------------------------------------
+// --- At a point ----------------------------------------------------------------------------------
 // The address after the loop levels up to `to`, leaving out the lane axis.
 static V row_addr(NestRun *r, Access *a, int to) {
     Emit *e = r->e;
@@ -206,7 +216,8 @@ static V row_addr(NestRun *r, Access *a, int to) {
         Memo *m = &a->addr[s];
         if (m->stamp != r->slot[s].stamp) {
             LLVMBasicBlockRef back = ssd_nest_enter(r, s);
-            *m = (Memo){ssd_emit_at(e, at, ssd_emit_mul(e, r->slot[s].index, a->step[axis])), r->slot[s].stamp};
+            *m = (Memo){ssd_emit_at(e, at, ssd_emit_mul(e, r->slot[s].index, a->step[axis])),
+                        r->slot[s].stamp};
             ssd_emit_seek(e, back);
         }
         at = m->v;
@@ -218,7 +229,8 @@ static V cond_value(NestRun *r, const Cond *c) {
     V v = c->base;
     for (int i = 0; i < r->plan.n; i++)
         if (c->coef[i])
-            v = ssd_emit_add(r->e, v, ssd_emit_mul(r->e, ssd_nest_index(r, i), ssd_emit_i64(r->e, c->coef[i])));
+            v = ssd_emit_add(
+                r->e, v, ssd_emit_mul(r->e, ssd_nest_index(r, i), ssd_emit_i64(r->e, c->coef[i])));
     return v;
 }
 static V cond_holds(NestRun *r, const Cond *c, V v) {
@@ -256,9 +268,11 @@ static V row_ok(NestRun *r, Access *a) {
     LLVMBasicBlockRef back = ssd_nest_enter(r, level);
     V ok = NULL;
     for (int i = 0; i < a->ncond; i++)
-        if (!a->cond[i].lanes) ok = ssd_emit_and(e, ok, cond_holds(r, &a->cond[i], cond_value(r, &a->cond[i])));
+        if (!a->cond[i].lanes)
+            ok = ssd_emit_and(e, ok, cond_holds(r, &a->cond[i], cond_value(r, &a->cond[i])));
     for (int i = 0; i < a->nwhen; i++)
-        if (!varies_along_lanes(r, a->when[i])) ok = ssd_emit_and(e, ok, ssd_nest_ex(r, a->when[i]));
+        if (!varies_along_lanes(r, a->when[i]))
+            ok = ssd_emit_and(e, ok, ssd_nest_ex(r, a->when[i]));
     ssd_emit_seek(e, back);
     a->ok = (Memo){ok, r->slot[level].stamp};
     return ok;
@@ -274,7 +288,7 @@ static V vector_addr(NestRun *r, Access *a, V instead) {
     i64 size = (i64)ssd_dtype_size((ssd_dtype)a->dtype);
     int lane = r->plan.lane, rows = 2 * lane;
     V scale = ssd_emit_i64(e, size), index = ssd_nest_index(r, lane);
-    if (lane != r->plan.n - 1) {  // the row is known last
+    if (lane != r->plan.n - 1) { // the row is known last
         V at = row_addr(r, a, 2 * r->plan.n);
         return choose(r, row_ok(r, a), ssd_emit_at(e, at, ssd_emit_mul(e, index, scale)), instead);
     }
@@ -306,10 +320,12 @@ static void lane_addrs(NestRun *r, Access *a, V instead, V *out) {
         }
     } else {
         at = row_addr(r, a, 2 * r->plan.n);
-        if (r->lanes > 1) at = ssd_emit_at(e, at, ssd_emit_mul(e, ssd_nest_index(r, lane), a->step[lane]));
+        if (r->lanes > 1)
+            at = ssd_emit_at(e, at, ssd_emit_mul(e, ssd_nest_index(r, lane), a->step[lane]));
     }
     V first[COUNTOF(a->cond)], when[COUNTOF(a->when)];
-    for (int i = 0; i < a->ncond; i++) first[i] = a->cond[i].lanes ? cond_value(r, &a->cond[i]) : NULL;
+    for (int i = 0; i < a->ncond; i++)
+        first[i] = a->cond[i].lanes ? cond_value(r, &a->cond[i]) : NULL;
     for (int i = 0; i < a->nwhen; i++)
         when[i] = varies_along_lanes(r, a->when[i]) ? ssd_nest_ex(r, a->when[i]) : NULL;
     for (int l = 0; l < ssd_nest_live(r); l++) {
@@ -338,7 +354,8 @@ V ssd_access_load(NestRun *r, Access *a) {
     Emit *e = r->e;
     LLVMTypeRef t = ssd_emit_storage(e, a->dtype);
     if (r->lanes > 1 && !r->strided)
-        return ssd_emit_masked_load(e, t, vector_addr(r, a, e->zeros), ssd_nest_live(r), r->lanes, align_of(a));
+        return ssd_emit_masked_load(e, t, vector_addr(r, a, e->zeros), ssd_nest_live(r), r->lanes,
+                                    align_of(a));
     V at[64];
     lane_addrs(r, a, e->zeros, at);
     if (r->lanes == 1) return ssd_emit_load(e, t, at[0], align_of(a));
@@ -359,10 +376,11 @@ void ssd_access_store(NestRun *r, Access *a, V v) {
     }
     V at[64];
     lane_addrs(r, a, e->sink, at);
-    for (int l = 0; l < ssd_nest_live(r); l++) ssd_emit_store(e, lane_of(r, v, l), at[l], align_of(a));
+    for (int l = 0; l < ssd_nest_live(r); l++)
+        ssd_emit_store(e, lane_of(r, v, l), at[l], align_of(a));
 }
 
-// --- A tensor's element inside an expression ---------------------------------------------------------------
+// --- A tensor's element inside an expression -----------------------------------------------------
 V ssd_access_element(NestRun *r, Ex load) {
     Emit *e = r->e;
     const Expr *x = ex(e, load);
@@ -379,10 +397,12 @@ V ssd_access_element(NestRun *r, Ex load) {
             V i = lane_of(r, idx[d], l);
             at = ssd_emit_at(e, at, LLVMBuildMul(e->b, i, tensor_stride(e, x->tensor, d), ""));
             if (proven(e, x->idx[d], t->dim[d]) && l < ssd_nest_live(r)) continue;
-            ok = ssd_emit_and(e, ok, LLVMBuildICmp(e->b, LLVMIntULT, i, tensor_dim(e, x->tensor, d), ""));
+            ok = ssd_emit_and(e, ok,
+                              LLVMBuildICmp(e->b, LLVMIntULT, i, tensor_dim(e, x->tensor, d), ""));
         }
         V v = ssd_emit_load(e, st, choose(r, ok, at, e->zeros), align);
-        out = wide ? LLVMBuildInsertElement(e->b, out, v, LLVMConstInt(e->i32, (u64)l, false), "") : v;
+        out = wide ? LLVMBuildInsertElement(e->b, out, v, LLVMConstInt(e->i32, (u64)l, false), "")
+                   : v;
     }
     if (t->dtype != SSD_I32) return ssd_emit_decode(e, out, t->dtype);
     return LLVMBuildSExt(e->b, out, ssd_emit_vec(e, e->i64, wide ? r->lanes : 1), "");

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// Loads the plugin libssdllvm.so, and LLVM with it, the first time code must be generated: a process that
-// finds all its kernels in the cache never pays for LLVM's 130 MB.
+// Loads the plugin libssdllvm.so, and LLVM with it, the first time code must be generated: a
+// process that finds all its kernels in the cache never pays for LLVM's 130 MB.
 //
-// The plugin is looked for at $SSD_LLVM_PLUGIN, beside the library or executable this code is in, and where
-// the dynamic linker looks. It stays loaded.
+// The plugin is looked for at $SSD_LLVM_PLUGIN, beside the library or executable this code is in,
+// and where the dynamic linker looks. It stays loaded.
 #include "llvm_load.h"
 #include "llvm.h"
 #include "target.h"
@@ -28,7 +28,8 @@ static void *open_near(const char *near) {
     const char *slash = near ? strrchr(near, '/') : NULL, *const dirs[] = {"", "/../lib"};
     void *lib = NULL;
     for (size_t i = 0; slash && !lib && i < COUNTOF(dirs); i++) {
-        int n = snprintf(path, sizeof path, "%.*s%s/%s", (int)(slash - near), near, dirs[i], plugin);
+        int n =
+            snprintf(path, sizeof path, "%.*s%s/%s", (int)(slash - near), near, dirs[i], plugin);
         if (n < (int)sizeof path) lib = dlopen(path, RTLD_NOW | RTLD_LOCAL);
     }
     return lib;
@@ -39,7 +40,7 @@ static void *open_plugin(void) {
     if (chosen && *chosen) return dlopen(chosen, RTLD_NOW | RTLD_LOCAL);
     Dl_info here;
     void *lib = dladdr((void *)&once, &here) ? open_near(here.dli_fname) : NULL;
-    char exe[4096];  // dladdr gives the main program as it was called, perhaps without a directory
+    char exe[4096]; // dladdr gives the main program as it was called, perhaps without a directory
     ssize_t n = lib ? 0 : readlink("/proc/self/exe", exe, sizeof exe - 1);
     if (n > 0) {
         exe[n] = 0;
@@ -58,11 +59,12 @@ static void load(void) {
     // POSIX lets an object pointer be read as a function pointer here; ISO C has no word for it.
     *(void **)&emit = dlsym(lib, "ssd_llvm_emit");
     *(void **)&text = dlsym(lib, "ssd_llvm_text");
-    if (!emit || !text) snprintf(failure, sizeof failure, "%s is not a plugin of this version", plugin);
+    if (!emit || !text)
+        snprintf(failure, sizeof failure, "%s is not a plugin of this version", plugin);
 }
 
-bool ssd_llvm_load_emit(Arena *a, const Prog *p, const Machine *m, const void **out_code, size_t *out_size,
-                        i64 *out_scratch, Text *why) {
+bool ssd_llvm_load_emit(Arena *a, const Prog *p, const Machine *m, const void **out_code,
+                        size_t *out_size, i64 *out_scratch, Text *why) {
     pthread_once(&once, load);
     if (emit) return emit(a, p, m, out_code, out_size, out_scratch, why);
     ssd_text_printf(why, "%s", failure);
@@ -85,9 +87,11 @@ bool ssd_llvm_probe(Text *found) {
         ssd_text_printf(found, "%s", failure);
         return false;
     }
-    *(void **)&version = dlsym(plugin_lib, "LLVMGetVersion");  // LLVM's own: the plugin depends on it
+    *(void **)&version =
+        dlsym(plugin_lib, "LLVMGetVersion"); // LLVM's own: the plugin depends on it
     if (version) version(&v[0], &v[1], &v[2]);
     dladdr(*(void **)&emit, &at);
-    ssd_text_printf(found, "LLVM %u.%u.%u through %s", v[0], v[1], v[2], at.dli_fname ? at.dli_fname : plugin);
+    ssd_text_printf(found, "LLVM %u.%u.%u through %s", v[0], v[1], v[2],
+                    at.dli_fname ? at.dli_fname : plugin);
     return true;
 }

@@ -1,27 +1,33 @@
 // SPDX-License-Identifier: Apache-2.0
 // Products, register-blocked: out[m, lanes] += a[m, k] * b[k, lanes].
 //
-// A block is `rows` x `vecs` accumulators: each step of k loads `vecs` vectors of b and one element of a for
-// each row, and issues rows*vecs FMAs. Which operand is b follows from the layout: the one that holds the
-// lane axis (the layout pass saw to its stride of 1); of the other one single elements are read, at any
-// stride. Axes both keep, and further free axes, are loops around. All strides are constants.
+// A block is `rows` x `vecs` accumulators: each step of k loads `vecs` vectors of b and one element
+// of a for each row, and issues rows*vecs FMAs. Which operand is b follows from the layout: the one
+// that holds the lane axis (the layout pass saw to its stride of 1); of the other one single
+// elements are read, at any stride. Axes both keep, and further free axes, are loops around. All
+// strides are constants.
 //
 // tri: when a is zero above (or below) a diagonal, each row block stops (starts) its k loop there.
 #include "llvm_emit.h"
 
-enum { MAX_OUTER = 8, MAX_K = 4, MAX_ROWS = 14, MAX_VECS = 6, K_UNROLL = 2 };
+enum { MAX_OUTER = 8, MAX_K = 6, MAX_ROWS = 14, MAX_VECS = 6, K_UNROLL = 2 };
 
 typedef struct Mma {
     Emit *e;
     const TOp *op;
-    Val a, b, c, out;  // a: elements, b: vectors
+    Val a, b, c, out; // a: elements, b: vectors
     u8 lane, row, k[MAX_K], outer[MAX_OUTER];
     int nk, nouter, rows, vecs;
     // At the block being emitted: addresses of its first elements, and the row it starts at.
     V pa, pb, pc, po, row_index;
     struct Stream *streams;
     int nstreams;
-    V turn;  // number of row blocks before those of this pass over the rows
+    V turn; // number of row blocks before those of this pass over the rows
+    // A map that makes the accumulator, evaluated where a block starts; NULL: c is read from
+    // memory.
+    const TOp *map;
+    NestRun *run;
+    V lane_index;
 } Mma;
 
 // A tensor's tile to be prefetched, some of its rows with each row block.
@@ -70,7 +76,7 @@ static void classify(Mma *m) {
         }
 }
 
-// --- One block of accumulators -----------------------------------------------------------------------------
+// --- One block of accumulators -------------------------------------------------------------------
 typedef struct Block {
     int rows, vecs;
     V acc[MAX_ROWS * MAX_VECS];
@@ -79,11 +85,30 @@ typedef struct Block {
 static LLVMTypeRef vec_type(const Mma *m) { return ssd_emit_vec(m->e, m->e->f32, m->e->lanes); }
 static i64 vec_bytes(const Mma *m) { return 4 * (i64)m->e->lanes; }
 
+// The nest's place: row i and vector j of the block.
+static void go(Mma *m, int i, int j) {
+    int row = 2 * m->nouter + 1, lane = row + 2;
+    if (j == 0) {
+        ssd_nest_set(m->run, row, m->row_index);
+        ssd_nest_set(m->run, row + 1, ssd_emit_i64(m->e, i));
+        ssd_nest_set(m->run, lane, m->lane_index);
+    }
+    ssd_nest_set(m->run, lane + 1, ssd_emit_i64(m->e, (i64)j * m->e->lanes));
+}
+
 static void start(Mma *m, Block *b) {
     for (int i = 0; i < b->rows; i++)
         for (int j = 0; j < b->vecs; j++) {
-            V at = m->c ? ssd_emit_at_const(m->e, m->pc, i * stride(m, m->c, m->row) + j * vec_bytes(m)) : NULL;
-            b->acc[i * b->vecs + j] = at ? ssd_emit_load(m->e, vec_type(m), at, ALIGN_F32) : LLVMConstNull(vec_type(m));
+            if (m->map) {
+                go(m, i, j);
+                b->acc[i * b->vecs + j] = ssd_nest_vector(m->run, ssd_nest_ex(m->run, m->map->e));
+                continue;
+            }
+            V at = m->c ? ssd_emit_at_const(m->e, m->pc,
+                                            i * stride(m, m->c, m->row) + j * vec_bytes(m))
+                        : NULL;
+            b->acc[i * b->vecs + j] =
+                at ? ssd_emit_load(m->e, vec_type(m), at, ALIGN_F32) : LLVMConstNull(vec_type(m));
         }
 }
 
@@ -92,7 +117,8 @@ static void finish(Mma *m, const Block *b) {
     for (int i = 0; i < b->rows; i++)
         for (int j = 0; j < b->vecs; j++) {
             V at = ssd_emit_at_const(m->e, m->po, i * stride(m, m->out, m->row) + j * vec_bytes(m));
-            ssd_emit_store(m->e, ssd_emit_round(m->e, b->acc[i * b->vecs + j], dtype), at, ALIGN_F32);
+            ssd_emit_store(m->e, ssd_emit_round(m->e, b->acc[i * b->vecs + j], dtype), at,
+                           ALIGN_F32);
         }
 }
 
@@ -101,7 +127,8 @@ static void rank_one(Mma *m, Block *b, V pa, V pb, i64 da, i64 db) {
     Emit *e = m->e;
     V row[MAX_VECS];
     for (int j = 0; j < b->vecs; j++)
-        row[j] = ssd_emit_load(e, vec_type(m), ssd_emit_at_const(e, pb, db + j * vec_bytes(m)), ALIGN_F32);
+        row[j] = ssd_emit_load(e, vec_type(m), ssd_emit_at_const(e, pb, db + j * vec_bytes(m)),
+                               ALIGN_F32);
     for (int i = 0; i < b->rows; i++) {
         V at = ssd_emit_at_const(e, pa, da + i * stride(m, m->a, m->row));
         V x = ssd_emit_splat(e, ssd_emit_load(e, e->f32, at, ALIGN_F32), e->lanes);
@@ -140,7 +167,8 @@ static void k_loop(Mma *m, Block *b, V pa, V pb, V from, V to, int unroll) {
     LLVMPositionBuilderAtEnd(e->b, exit);
 }
 
-// Bounds of the innermost k for this row block; whole steps of `unroll`, so that no remainder depends on them.
+// Bounds of the innermost k for this row block; whole steps of `unroll`, so that no remainder
+// depends on them.
 static void k_bounds(Mma *m, const Block *b, int unroll, V *from, V *to) {
     Emit *e = m->e;
     u8 x = m->k[m->nk - 1];
@@ -149,11 +177,12 @@ static void k_bounds(Mma *m, const Block *b, int unroll, V *from, V *to) {
     *to = ssd_emit_i64(e, whole);
     if (m->a != m->op->a || !m->op->tri_row || whole <= unroll) return;
     V mask = ssd_emit_i64(e, -(i64)unroll);
-    if (m->op->tri_row == m->row && m->op->tri_col == x) {  // zero beyond the block's last row
+    if (m->op->tri_row == m->row && m->op->tri_col == x) { // zero beyond the block's last row
         V end = ssd_emit_add(e, m->row_index, ssd_emit_i64(e, b->rows + unroll - 1));
         end = LLVMBuildAnd(e->b, end, mask, "");
         *to = ssd_emit_fn(e, FN_MIN, end, *to, NULL);
-    } else if (m->op->tri_row == x && m->op->tri_col == m->row) {  // zero before the block's first row
+    } else if (m->op->tri_row == x &&
+               m->op->tri_col == m->row) { // zero before the block's first row
         V first = LLVMBuildAnd(e->b, m->row_index, mask, "");
         *from = ssd_emit_fn(e, FN_MIN, first, ssd_emit_i64(e, whole - unroll), NULL);
     }
@@ -183,7 +212,8 @@ static void contract(Mma *m, Block *b, int depth, V pa, V pb) {
     contract(m, b, depth + 1, a, p);
     V next = LLVMBuildAdd(e->b, iv, ssd_emit_i64(e, 1), "");
     LLVMBasicBlockRef latch = LLVMGetInsertBlock(e->b), exit = ssd_emit_block(e, "k_done");
-    LLVMBuildCondBr(e->b, LLVMBuildICmp(e->b, LLVMIntSLT, next, ssd_emit_i64(e, size), ""), head, exit);
+    LLVMBuildCondBr(e->b, LLVMBuildICmp(e->b, LLVMIntSLT, next, ssd_emit_i64(e, size), ""), head,
+                    exit);
     ssd_emit_phi_add(iv, next, latch);
     for (int i = 0; i < n; i++) ssd_emit_phi_add(phi[i], b->acc[i], latch);
     LLVMPositionBuilderAtEnd(e->b, exit);
@@ -196,16 +226,18 @@ static void block(Mma *m, int rows, int vecs) {
     finish(m, &b);
 }
 
-// --- Blocks over rows and lanes ----------------------------------------------------------------------------
+// --- Blocks over rows and lanes ------------------------------------------------------------------
 static void advance(Mma *m, u8 axis, V index) {
     Emit *e = m->e;
     m->pa = ssd_emit_at(e, m->pa, ssd_emit_mul(e, index, ssd_emit_i64(e, stride(m, m->a, axis))));
     m->pb = ssd_emit_at(e, m->pb, ssd_emit_mul(e, index, ssd_emit_i64(e, stride(m, m->b, axis))));
     m->po = ssd_emit_at(e, m->po, ssd_emit_mul(e, index, ssd_emit_i64(e, stride(m, m->out, axis))));
-    if (m->c) m->pc = ssd_emit_at(e, m->pc, ssd_emit_mul(e, index, ssd_emit_i64(e, stride(m, m->c, axis))));
+    if (m->c)
+        m->pc =
+            ssd_emit_at(e, m->pc, ssd_emit_mul(e, index, ssd_emit_i64(e, stride(m, m->c, axis))));
 }
 
-// --- Prefetching beside it -----------------------------------------------------------------------------------
+// --- Prefetching beside it -----------------------------------------------------------------------
 static bool open_stream(Emit *e, const TOp *o, Stream *out) {
     NestRun r;
     Access a;
@@ -214,7 +246,11 @@ static bool open_stream(Emit *e, const TOp *o, Stream *out) {
     ssd_access_init(&r, &a, o);
     u8 along = ssd_nest_contiguous(e->p, o);
     i64 element = (i64)ssd_dtype_size((ssd_dtype)a.dtype);
-    *out = (Stream){.base = a.base, .step = ssd_emit_i64(e, 0), .rows = 1, .lines = 1, .write = o->flags & TF_MAX};
+    *out = (Stream){.base = a.base,
+                    .step = ssd_emit_i64(e, 0),
+                    .rows = 1,
+                    .lines = 1,
+                    .write = e->p->tensors.v[o->tensor].role == T_OUT};
     for (int i = 0; i < r.plan.n; i++) {
         i64 size = ssd_emit_size(e, r.plan.ax[i]);
         if (r.plan.ax[i] == along) {
@@ -239,7 +275,8 @@ static void fetch(Mma *m, i64 blocks, i64 rows) {
         V first = ssd_emit_mul(e, k, ssd_emit_i64(e, each));
         V at = ssd_emit_at(e, s->base, ssd_emit_mul(e, first, s->step));
         for (i64 r = 0; r < each; r++) {
-            for (int l = 0; l < s->lines; l++) ssd_emit_prefetch(e, ssd_emit_at_const(e, at, 64 * l), s->write);
+            for (int l = 0; l < s->lines; l++)
+                ssd_emit_prefetch(e, ssd_emit_at_const(e, at, 64 * l), s->write);
             at = ssd_emit_at(e, at, s->step);
         }
     }
@@ -250,7 +287,8 @@ static void row_blocks(Mma *m, int vecs) {
     Emit *e = m->e;
     int regs = e->m->mma_rows * e->m->mma_vecs + e->m->mma_vecs - vecs;
     int most = MAX(1, MIN(MAX_ROWS, regs / vecs));
-    i64 size = ssd_emit_size(e, m->row), blocks = (size + most - 1) / most, rows = (size + blocks - 1) / blocks;
+    i64 size = ssd_emit_size(e, m->row), blocks = (size + most - 1) / most,
+        rows = (size + blocks - 1) / blocks;
     i64 whole = size / rows * rows;
     Mma at = *m;
     Count loop;
@@ -270,17 +308,19 @@ static void row_blocks(Mma *m, int vecs) {
 static void lane_blocks(Mma *m) {
     Emit *e = m->e;
     i64 vecs = (ssd_emit_size(e, m->lane) + e->lanes - 1) / e->lanes;
-    i64 most = MIN(e->m->mma_vecs, MAX_VECS), blocks = (vecs + most - 1) / most, each = (vecs + blocks - 1) / blocks;
+    i64 most = MIN(e->m->mma_vecs, MAX_VECS), blocks = (vecs + most - 1) / most,
+        each = (vecs + blocks - 1) / blocks;
     i64 whole = vecs / each * each;
     Mma at = *m;
     Count loop;
-    V index = ssd_emit_open(e, &loop, whole * e->lanes, each * e->lanes);
+    V index = m->lane_index = ssd_emit_open(e, &loop, whole * e->lanes, each * e->lanes);
     advance(m, m->lane, index);
     row_blocks(m, (int)each);
     ssd_emit_close(e, &loop);
     *m = at;
     if (whole == vecs) return;
-    advance(m, m->lane, ssd_emit_i64(e, whole * e->lanes));
+    m->lane_index = ssd_emit_i64(e, whole * e->lanes);
+    advance(m, m->lane, m->lane_index);
     row_blocks(m, (int)(vecs - whole));
     *m = at;
 }
@@ -293,15 +333,37 @@ static void outer(Mma *m, int depth) {
     Mma at = *m;
     Count loop;
     V index = ssd_emit_open(m->e, &loop, ssd_emit_size(m->e, m->outer[depth]), 1);
+    if (m->map) {
+        ssd_nest_set(m->run, 2 * depth + 1, index);
+        ssd_nest_set(m->run, 2 * depth + 2, ssd_emit_i64(m->e, 0));
+    }
     advance(m, m->outer[depth], index);
     outer(m, depth + 1);
     ssd_emit_close(m->e, &loop);
     *m = at;
 }
 
-void ssd_emit_mma(Emit *e, const TOp *o) {
+static void start_map(Mma *m, const TOp *map, NestRun *run) {
+    Emit *e = m->e;
+    m->map = map;
+    m->run = run;
+    ssd_nest_begin(run, e);
+    for (int i = 0; i < m->nouter; i++) run->plan.ax[run->plan.n++] = m->outer[i];
+    run->plan.ax[run->plan.n++] = m->row;
+    run->plan.lane = run->plan.n;
+    run->plan.ax[run->plan.n++] = m->lane;
+    run->lanes = e->lanes;
+    run->live[run->plan.lane] = e->lanes;
+}
+
+void ssd_emit_mma(Emit *e, const TOp *first, const TOp *o) {
     Mma m = {.e = e, .op = o};
+    NestRun run;
     classify(&m);
+    if (first != o) {
+        start_map(&m, first, &run);
+        m.c = 0;
+    }
     m.pa = e->val[m.a];
     m.pb = e->val[m.b];
     m.po = e->val[m.out];
@@ -309,7 +371,8 @@ void ssd_emit_mma(Emit *e, const TOp *o) {
     Stream streams[MAX_PREFETCH];
     m.streams = streams;
     m.turn = ssd_emit_i64(e, 0);
-    for (int i = 0; i < e->nprefetch; i++) m.nstreams += open_stream(e, e->prefetch[i], &streams[m.nstreams]);
+    for (int i = 0; i < e->nprefetch; i++)
+        m.nstreams += open_stream(e, e->prefetch[i], &streams[m.nstreams]);
     e->nprefetch = 0;
     outer(&m, 0);
 }

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// Loop nests of elementwise ops. A nest is walked recursively, an axis at a time; the innermost place
-// evaluates its ops for one vector of points. Every expression and address is emitted at the outermost
-// loop level it can stand at and remembered for as long as that level's iteration lasts, so what an
-// optimizer would hoist is never written twice:
+// Loop nests of elementwise ops. A nest is walked recursively, an axis at a time; the innermost
+// place evaluates its ops for one vector of points. Every expression and address is emitted at the
+// outermost loop level it can stand at and remembered for as long as that level's iteration lasts,
+// so what an optimizer would hoist is never written twice:
 //
-//   M = map {where(i >= j, S*f, 0)}, lanes j:   f[j..] and S[i, j..] in the inner loop, the row's address and
+//   M = map {where(i >= j, S*f, 0)}, lanes j:   f[j..] and S[i, j..] in the inner loop, the row's
+//   address and
 //                                               i itself in the outer one
 #include "llvm_emit.h"
 
@@ -18,7 +19,7 @@ static int axis_pos(const NestRun *r, u8 x) {
 i64 ssd_emit_size(const Emit *e, u8 axis) { return e->p->axes.v[axis].size; }
 const Lay *ssd_emit_lay(const Emit *e, Val v) { return &e->p->vals.v[v].lay; }
 
-// --- Levels ------------------------------------------------------------------------------------------------
+// --- Levels --------------------------------------------------------------------------------------
 int ssd_nest_level(const NestRun *r, int axis) {
     (void)r;
     return 2 * axis + 2;
@@ -73,7 +74,7 @@ static ExFacts facts(NestRun *r, Ex e) {
     return *known = f;
 }
 
-// --- Tiles -------------------------------------------------------------------------------------------------
+// --- Tiles ---------------------------------------------------------------------------------------
 // The address of a tile's element at this point, built up level by level.
 V ssd_nest_tile(NestRun *r, Val v) {
     Emit *e = r->e;
@@ -126,7 +127,7 @@ static void tile_write(NestRun *r, Val v, V x) {
     }
 }
 
-// --- Expressions -------------------------------------------------------------------------------------------
+// --- Expressions ---------------------------------------------------------------------------------
 static int lanes_of(V v) { return is_vector(v) ? (int)LLVMGetVectorSize(LLVMTypeOf(v)) : 1; }
 
 // Tiles hold f32 whatever they mean: truth as 0 and 1, indices as whole numbers.
@@ -140,7 +141,8 @@ static V to_f32(NestRun *r, V v) {
 static V from_f32(NestRun *r, V v, u8 dtype) {
     int n = lanes_of(v);
     if (dtype == SSD_BOOL)
-        return LLVMBuildFCmp(r->e->b, LLVMRealUNE, v, ssd_emit_splat(r->e, ssd_emit_f32(r->e, 0), n), "");
+        return LLVMBuildFCmp(r->e->b, LLVMRealUNE, v,
+                             ssd_emit_splat(r->e, ssd_emit_f32(r->e, 0), n), "");
     if (dtype == SSD_IDX || dtype == SSD_I32)
         return LLVMBuildFPToSI(r->e->b, v, ssd_emit_vec(r->e, r->e->i64, n), "");
     return v;
@@ -153,7 +155,8 @@ static V read_val(NestRun *r, Val v) {
         return e->val[v];
     }
     int level = 0;
-    for (int i = 0; i < val(r, v)->naxes; i++) level = MAX(level, 2 * axis_pos(r, val(r, v)->ax[i]) + 2);
+    for (int i = 0; i < val(r, v)->naxes; i++)
+        level = MAX(level, 2 * axis_pos(r, val(r, v)->ax[i]) + 2);
     const Memo *reg = &e->val_reg[v];
     if (reg->v && reg->stamp == r->slot[level].stamp) return reg->v;
     return from_f32(r, tile_read(r, v), val(r, v)->dtype);
@@ -166,12 +169,14 @@ static V compare_lanes(NestRun *r, const Expr *x) {
         [FN_GE] = LLVMIntSGE, [FN_EQ] = LLVMIntEQ,  [FN_NE] = LLVMIntNE};
     Emit *e = r->e;
     i64 ca[256], cb[256];
-    if (!pred[x->fn] || ex(r, x->arg[0])->dtype != SSD_IDX || ex(r, x->arg[1])->dtype != SSD_IDX) return NULL;
+    if (!pred[x->fn] || ex(r, x->arg[0])->dtype != SSD_IDX || ex(r, x->arg[1])->dtype != SSD_IDX)
+        return NULL;
     if (!ssd_nest_affine(e->p, x->arg[0], ca) || !ssd_nest_affine(e->p, x->arg[1], cb)) return NULL;
     u8 lane = r->plan.ax[r->plan.lane];
     i64 scale = ca[lane] - cb[lane], big = 1 << 30;
     if (scale > 1 << 20 || scale < -(1 << 20)) return NULL;
-    V d = LLVMBuildSub(e->b, ssd_nest_scalar_index(r, x->arg[1]), ssd_nest_scalar_index(r, x->arg[0]), "");
+    V d = LLVMBuildSub(e->b, ssd_nest_scalar_index(r, x->arg[1]),
+                       ssd_nest_scalar_index(r, x->arg[0]), "");
     d = ssd_emit_fn(e, FN_MAX, ssd_emit_i64(e, -big), d, NULL);
     d = ssd_emit_fn(e, FN_MIN, ssd_emit_i64(e, big), d, NULL);
     d = ssd_emit_splat(e, LLVMBuildTrunc(e->b, d, e->i32, ""), r->lanes);
@@ -182,21 +187,45 @@ static bool is_mul(const NestRun *r, Ex e) {
     return ex(r, e)->kind == EX_FN && ex(r, e)->fn == FN_MUL && ex(r, e)->dtype == SSD_F32;
 }
 
+// where over vectors under one condition for all lanes: as a mask of bits, for a select would
+// become a branch.
+static V choose_vector(NestRun *r, const Expr *x) {
+    Emit *e = r->e;
+    LLVMTypeRef bits = ssd_emit_vec(e, e->i32, r->lanes),
+                floats = ssd_emit_vec(e, e->f32, r->lanes);
+    V v[2];
+    for (int i = 0; i < 2; i++) {
+        v[i] = ssd_nest_vector(r, to_f32(r, ssd_nest_ex(r, x->arg[1 + i])));
+        v[i] = LLVMBuildBitCast(e->b, v[i], bits, "");
+    }
+    V cond = ssd_nest_ex(r, x->arg[0]);
+    LLVMBasicBlockRef back = ssd_nest_enter(r, facts(r, x->arg[0]).level);
+    V mask = ssd_nest_vector(r, LLVMBuildSExt(e->b, cond, e->i32, ""));
+    leave(r, back);
+    V yes = LLVMBuildAnd(e->b, v[0], mask, "");
+    V no = LLVMBuildAnd(e->b, v[1], LLVMBuildNot(e->b, mask, ""), "");
+    return LLVMBuildBitCast(e->b, LLVMBuildOr(e->b, yes, no, ""), floats, "");
+}
+
 static V fn_value(NestRun *r, Ex e) {
     Emit *em = r->e;
     const Expr *x = ex(r, e);
     int n = ssd_fns[x->fn].arity;
     bool wide = facts(r, e).lanes;
+    if (wide && x->fn == FN_WHERE && x->dtype == SSD_F32 && !facts(r, x->arg[0]).lanes &&
+        ex(r, x->arg[0])->dtype == SSD_BOOL)
+        return choose_vector(r, x);
     if (wide && x->dtype == SSD_BOOL && n == 2) {
         V c = compare_lanes(r, x);
         if (c) return c;
     }
     if (x->fn == FN_ADD && x->dtype == SSD_F32)
-        for (int k = 0; k < 2; k++) {  // a*b + c
+        for (int k = 0; k < 2; k++) { // a*b + c
             const Expr *m = ex(r, x->arg[k]);
             // A product that varies less than the sum is worth more outside the loop.
             if (!is_mul(r, x->arg[k]) || facts(r, x->arg[k]).level < facts(r, e).level) continue;
-            V v[3] = {ssd_nest_ex(r, m->arg[0]), ssd_nest_ex(r, m->arg[1]), ssd_nest_ex(r, x->arg[1 - k])};
+            V v[3] = {ssd_nest_ex(r, m->arg[0]), ssd_nest_ex(r, m->arg[1]),
+                      ssd_nest_ex(r, x->arg[1 - k])};
             for (int i = 0; i < 3; i++) {
                 v[i] = to_f32(r, v[i]);
                 if (wide) v[i] = ssd_nest_vector(r, v[i]);
@@ -226,7 +255,8 @@ static V value(NestRun *r, Ex e) {
     case EX_AXIS: {
         V i = ssd_nest_index(r, axis_pos(r, (u8)x->axis));
         if (!facts(r, e).lanes) return i;
-        return LLVMBuildAdd(em->b, ssd_emit_splat(em, i, r->lanes), ssd_emit_iota(em, em->i64, 1, r->lanes), "");
+        return LLVMBuildAdd(em->b, ssd_emit_splat(em, i, r->lanes),
+                            ssd_emit_iota(em, em->i64, 1, r->lanes), "");
     }
     case EX_LOAD: return ssd_access_element(r, e);
     case EX_FN: return fn_value(r, e);
@@ -257,7 +287,7 @@ V ssd_nest_scalar_index(NestRun *r, Ex e) {
     return ssd_emit_fn(r->e, (FnCode)x->fn, v[0], v[1], v[2]);
 }
 
-// --- Ops at a point ----------------------------------------------------------------------------------------
+// --- Ops at a point ------------------------------------------------------------------------------
 static V typed(NestRun *r, V v, u8 dtype) {
     if (dtype == SSD_IDX || dtype == SSD_I32 || dtype == SSD_BOOL) return v;
     return ssd_emit_round(r->e, to_f32(r, v), dtype);
@@ -287,7 +317,8 @@ static void accumulate(NestRun *r, const TOp *o, int k) {
     bool max = o->flags & TF_MAX, tail = along && ssd_nest_live(r) < r->lanes;
     V *acc = &r->acc[k * r->lane_copies + r->lane_copy];
     if (!max && !tail && is_mul(r, o->e)) {
-        V x = to_f32(r, ssd_nest_ex(r, ex(r, o->e)->arg[0])), y = to_f32(r, ssd_nest_ex(r, ex(r, o->e)->arg[1]));
+        V x = to_f32(r, ssd_nest_ex(r, ex(r, o->e)->arg[0])),
+          y = to_f32(r, ssd_nest_ex(r, ex(r, o->e)->arg[1]));
         *acc = ssd_emit_fma(e, ssd_nest_vector(r, x), ssd_nest_vector(r, y), *acc);
         return;
     }
@@ -307,7 +338,8 @@ static V picked(NestRun *r, const TOp *o) {
     }
     for (int i = 0; i < ssd_nest_live(r); i++) {
         V k = is_vector(idx) ? LLVMBuildExtractElement(e->b, idx, lane_const(r, i), "") : idx;
-        if (LLVMGetTypeKind(LLVMTypeOf(k)) == LLVMFloatTypeKind) k = LLVMBuildFPToSI(e->b, k, e->i64, "");
+        if (LLVMGetTypeKind(LLVMTypeOf(k)) == LLVMFloatTypeKind)
+            k = LLVMBuildFPToSI(e->b, k, e->i64, "");
         k = ssd_emit_fn(e, FN_MAX, k, ssd_emit_i64(e, 0), NULL);
         k = ssd_emit_fn(e, FN_MIN, k, ssd_emit_i64(e, ssd_emit_size(e, o->ax[0]) - 1), NULL);
         V here = ssd_emit_at(e, at, ssd_emit_mul(e, k, ssd_emit_i64(e, s)));
@@ -327,8 +359,9 @@ static void point(NestRun *r) {
             V v = ssd_access_load(r, a);
             u8 dt = val(r, o->out)->dtype;
             bool whole = a->dtype == SSD_I32 && (dt == SSD_I32 || dt == SSD_IDX);
-            define(r, o, whole ? LLVMBuildSExt(r->e->b, v, ssd_emit_vec(r->e, r->e->i64, lanes_of(v)), "")
-                               : ssd_emit_decode(r->e, v, a->dtype));
+            define(r, o,
+                   whole ? LLVMBuildSExt(r->e->b, v, ssd_emit_vec(r->e, r->e->i64, lanes_of(v)), "")
+                         : ssd_emit_decode(r->e, v, a->dtype));
             break;
         }
         case TOP_STORE: {
@@ -339,7 +372,8 @@ static void point(NestRun *r) {
             } else if (ex(r, o->e)->dtype == SSD_F32) {
                 v = ssd_emit_encode(r->e, v, SSD_I32);
             } else {
-                v = LLVMBuildIntCast2(r->e->b, v, ssd_emit_vec(r->e, r->e->i32, lanes_of(v)), true, "");
+                v = LLVMBuildIntCast2(r->e->b, v, ssd_emit_vec(r->e, r->e->i32, lanes_of(v)), true,
+                                      "");
             }
             ssd_access_store(r, a, v);
             break;
@@ -355,7 +389,7 @@ static void point(NestRun *r) {
     }
 }
 
-// --- Reductions --------------------------------------------------------------------------------------------
+// --- Reductions ----------------------------------------------------------------------------------
 static void start_acc(NestRun *r) {
     int k = 0;
     for (const TOp *o = r->first;; o = o->next) {
@@ -383,15 +417,17 @@ static void finish_acc(NestRun *r) {
             if (along || !val(r, o->out)->naxes) v = ssd_emit_hreduce(r->e, v, o->flags & TF_MAX);
             if (r->lane_copies > 1) set_lane_copy(r, c);
             v = ssd_emit_round(r->e, v, val(r, o->out)->dtype);
-            if (val(r, o->out)->naxes) tile_write(r, o->out, v);
-            else r->e->val[o->out] = v;
+            if (val(r, o->out)->naxes)
+                tile_write(r, o->out, v);
+            else
+                r->e->val[o->out] = v;
         }
         k += o->op == TOP_REDUCE;
         if (o == r->last) break;
     }
 }
 
-// --- The walk ----------------------------------------------------------------------------------------------
+// --- The walk ------------------------------------------------------------------------------------
 static i64 steps_of(const NestRun *r, int axis, i64 *full) {
     i64 size = ssd_emit_size(r->e, r->plan.ax[axis]), w = r->width[axis];
     *full = size / w;
@@ -467,7 +503,7 @@ static void walk(NestRun *r, int axis) {
     if (axis == r->acc_from) finish_acc(r);
 }
 
-// --- Setting up --------------------------------------------------------------------------------------------
+// --- Setting up ----------------------------------------------------------------------------------
 // Instructions an expression takes, roughly.
 static int weight(const Emit *e, Ex x) {
     const Expr *n = &e->p->exs.v[x];
@@ -494,7 +530,8 @@ static void choose_unroll(NestRun *r) {
     for (int i = r->plan.n - 1; i >= 0; i--) {
         i64 full, steps = steps_of(r, i, &full);
         // A reduction around the lane axis keeps an accumulator for each vector of it.
-        bool must = r->acc_from >= 0 && i == r->plan.lane && r->acc_from < i && r->plan.reduce != r->plan.ax[i];
+        bool must = r->acc_from >= 0 && i == r->plan.lane && r->acc_from < i &&
+                    r->plan.reduce != r->plan.ax[i];
         if (steps <= left || must) {
             r->unroll[i] = steps;
             left = MAX(left / MAX(steps, 1), 1);
@@ -531,7 +568,8 @@ static void emit_version(const NestRun *set_up, bool strided) {
 void ssd_nest_walk(NestRun *r) { walk(r, 0); }
 
 // Rank-0 results of two versions of a nest meet in phis.
-static void join_scalars(Emit *e, const TOp *first, const TOp *last, V got[2][MAX_ACC], LLVMBasicBlockRef from[2]) {
+static void join_scalars(Emit *e, const TOp *first, const TOp *last, V got[2][MAX_ACC],
+                         LLVMBasicBlockRef from[2]) {
     int n = 0;
     for (const TOp *o = first;; o = o->next) {
         if (o->out && !e->p->vals.v[o->out].naxes) {
@@ -555,7 +593,7 @@ void ssd_nest_set_up(NestRun *r, Emit *e, TOp *first, TOp *last, bool vectors) {
     r->last = last;
     ssd_nest_plan(e->p, first, last, e->lanes, 0, &r->plan);
     r->lanes = r->plan.n && vectors ? e->lanes : 1;
-    if (!vectors && r->plan.reduce) {  // accumulate one sum at a time
+    if (!vectors && r->plan.reduce) { // accumulate one sum at a time
         int k = 0;
         for (int i = 0; i < r->plan.n; i++)
             if (r->plan.ax[i] != r->plan.reduce) r->plan.ax[k++] = r->plan.ax[i];
@@ -571,11 +609,12 @@ void ssd_nest_set_up(NestRun *r, Emit *e, TOp *first, TOp *last, bool vectors) {
     }
 }
 
-// By whole vectors where tensors allow it at run time, else element by element: the rare case gets small
-// code, not fast code.
+// By whole vectors where tensors allow it at run time, else element by element: the rare case gets
+// small code, not fast code.
 static void two_versions(const NestRun *r, V fast, void (*whole)(const NestRun *r)) {
     Emit *e = r->e;
-    LLVMBasicBlockRef version[2] = {ssd_emit_block(e, "whole"), ssd_emit_block(e, "strided")}, from[2];
+    LLVMBasicBlockRef version[2] = {ssd_emit_block(e, "whole"), ssd_emit_block(e, "strided")},
+                      from[2];
     LLVMBasicBlockRef end = ssd_emit_block(e, "end");
     V got[2][MAX_ACC];
     LLVMBuildCondBr(e->b, fast, version[0], version[1]);
@@ -584,8 +623,10 @@ static void two_versions(const NestRun *r, V fast, void (*whole)(const NestRun *
         NestRun own = *r;
         own.slot[0].stamp = ++e->stamp;
         if (k == 1) ssd_nest_set_up(&own, e, r->first, r->last, false);
-        if (k == 0) whole(&own);
-        else emit_version(&own, false);
+        if (k == 0)
+            whole(&own);
+        else
+            emit_version(&own, false);
         keep_scalars(e, r->first, r->last, got[k]);
         from[k] = LLVMGetInsertBlock(e->b);
         LLVMBuildBr(e->b, end);
@@ -600,8 +641,10 @@ static void emit_nest(NestRun *r) {
     NestRun across;
     if (ssd_transpose_plan(&across, r)) {
         V ok = across.naccess ? ssd_access_fast(&across, &across.access[0]) : NULL;
-        if (ok) two_versions(&across, ok, ssd_transpose_emit);
-        else ssd_transpose_emit(&across);
+        if (ok)
+            two_versions(&across, ok, ssd_transpose_emit);
+        else
+            ssd_transpose_emit(&across);
         return;
     }
     V fast = NULL;
@@ -611,15 +654,18 @@ static void emit_nest(NestRun *r) {
         never |= !ok;
         fast = ok ? ssd_emit_and(r->e, fast, ok) : fast;
     }
-    if (!r->naccess || never || r->lanes == 1) emit_version(r, never);
-    else two_versions(r, fast, vectors);
+    if (!r->naccess || never || r->lanes == 1)
+        emit_version(r, never);
+    else
+        two_versions(r, fast, vectors);
 }
 
 // The tensor itself serves as the tile, if it lies right.
 static void load_in_place(NestRun *r) {
     Emit *e = r->e;
     V buffer = e->val[r->first->out], tensor = r->access[0].base;
-    LLVMBasicBlockRef pre = LLVMGetInsertBlock(e->b), copy = ssd_emit_block(e, "copy"), end = ssd_emit_block(e, "placed");
+    LLVMBasicBlockRef pre = LLVMGetInsertBlock(e->b), copy = ssd_emit_block(e, "copy"),
+                      end = ssd_emit_block(e, "placed");
     LLVMBuildCondBr(e->b, ssd_access_in_place(r, &r->access[0]), end, copy);
     LLVMPositionBuilderAtEnd(e->b, copy);
     r->slot[0].stamp = ++e->stamp;
@@ -634,8 +680,10 @@ static void load_in_place(NestRun *r) {
 void ssd_nest_emit(Emit *e, TOp *first, TOp *last) {
     NestRun r;
     ssd_nest_set_up(&r, e, first, last, true);
-    if (first == last && first->op == TOP_LOAD && first->flags & TF_INPLACE) load_in_place(&r);
-    else emit_nest(&r);
+    if (first == last && first->op == TOP_LOAD && first->flags & TF_INPLACE)
+        load_in_place(&r);
+    else
+        emit_nest(&r);
 }
 
 V ssd_emit_scalar(Emit *e, Ex x) {

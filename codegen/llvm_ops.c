@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The ops that are neither elementwise nor products: views, concatenation, slices put into tiles, pair
-// swaps, cumulative sums, triangular inverses.
+// The ops that are neither elementwise nor products: views, concatenation, slices put into tiles,
+// pair swaps, cumulative sums, triangular inverses.
 #include "llvm_emit.h"
 
 #include <math.h>
@@ -8,9 +8,11 @@
 static const TVal *val(const Emit *e, Val v) { return &e->p->vals.v[v]; }
 static i64 stride(const Emit *e, Val v, u8 x) { return 4 * ssd_nest_stride(e->p, v, x); }
 static u8 lane_axis(const Emit *e, Val v) { return val(e, v)->lay.ax[val(e, v)->lay.naxes - 1]; }
-static bool has_axis(const Emit *e, Val v, u8 x) { return memchr(val(e, v)->ax, x, val(e, v)->naxes) != NULL; }
+static bool has_axis(const Emit *e, Val v, u8 x) {
+    return memchr(val(e, v)->ax, x, val(e, v)->naxes) != NULL;
+}
 
-// --- Views: another pointer --------------------------------------------------------------------------------
+// --- Views: another pointer ----------------------------------------------------------------------
 void ssd_emit_view(Emit *e, const TOp *o) {
     V at = e->val[o->a];
     if (o->op == TOP_AT || o->op == TOP_SLICE) {
@@ -26,7 +28,7 @@ void ssd_emit_view(Emit *e, const TOp *o) {
     e->val[o->out] = at;
 }
 
-// --- Walking a box -----------------------------------------------------------------------------------------
+// --- Walking a box -------------------------------------------------------------------------------
 // Visits every point of the axes, `lanes` neighbours along `lane` at a time (lane 0: one by one).
 typedef struct Box {
     Emit *e;
@@ -118,12 +120,12 @@ static void write_lanes(Box *b, V v, V at, i64 s) {
     }
 }
 
-// --- cat, join, put: boxes into boxes ------------------------------------------------------------------------
+// --- cat, join, put: boxes into boxes ------------------------------------------------------------
 typedef struct Move {
     Box box;
     Val from, to;
-    u8 from_axis, to_axis;  // walked axis that is another one in `to`
-    V offset;               // bytes, NULL: none
+    u8 from_axis, to_axis; // walked axis that is another one in `to`
+    V offset;              // bytes, NULL: none
 } Move;
 
 static void move(Box *b) {
@@ -141,7 +143,12 @@ static void move_tile(Emit *e, Val from, Val to, u8 from_axis, u8 to_axis, V off
         ssd_emit_store(e, e->val[from], at, ALIGN_F32);
         return;
     }
-    Move m = {.box = {.e = e, .visit = move}, .from = from, .to = to, .from_axis = from_axis, .to_axis = to_axis, .offset = offset};
+    Move m = {.box = {.e = e, .visit = move},
+              .from = from,
+              .to = to,
+              .from_axis = from_axis,
+              .to_axis = to_axis,
+              .offset = offset};
     box_axes_of(&m.box, from);
     u8 lane = lane_axis(e, to);
     if (lane == to_axis) lane = from_axis;
@@ -186,7 +193,7 @@ void ssd_emit_put(Emit *e, const TOp *o) {
     move_tile(e, o->b, o->out, 0, 0, offset);
 }
 
-// --- swap --------------------------------------------------------------------------------------------------
+// --- swap ----------------------------------------------------------------------------------------
 static V negate(Emit *e, V v) { return LLVMBuildFNeg(e->b, v, ""); }
 
 // Two elements a distance apart: (x0, x1) -> (-x1, x0).
@@ -196,12 +203,13 @@ static void swap_apart(Box *b) {
     i64 apart = o->flags & TF_HALVES ? ssd_emit_size(e, o->ax[0]) / 2 : 1;
     i64 sa = stride(e, o->a, o->ax[0]), so = stride(e, o->out, o->ax[0]);
     V skip_a = ssd_emit_i64(e, 0), skip_o = skip_a;
-    if (apart == 1) {  // the walk counts pairs
+    if (apart == 1) { // the walk counts pairs
         V k = box_index(b, o->ax[0]);
         skip_a = ssd_emit_mul(e, k, ssd_emit_i64(e, sa));
         skip_o = ssd_emit_mul(e, k, ssd_emit_i64(e, so));
     }
-    V from = ssd_emit_at(e, box_addr(b, o->a, 0, 0), skip_a), to = ssd_emit_at(e, box_addr(b, o->out, 0, 0), skip_o);
+    V from = ssd_emit_at(e, box_addr(b, o->a, 0, 0), skip_a),
+      to = ssd_emit_at(e, box_addr(b, o->out, 0, 0), skip_o);
     i64 la = stride(e, o->a, b->lane), lo = stride(e, o->out, b->lane);
     V x0 = read_lanes(b, from, la), x1 = read_lanes(b, ssd_emit_at_const(e, from, apart * sa), la);
     write_lanes(b, negate(e, x1), to, lo);
@@ -217,7 +225,8 @@ static void swap_neighbours(Box *b) {
         odd[i] = LLVMConstInt(e->i1, i & 1, false);
     }
     unsigned n = (unsigned)b->lanes;
-    v = LLVMBuildShuffleVector(e->b, v, LLVMGetPoison(LLVMTypeOf(v)), LLVMConstVector(order, n), "");
+    v = LLVMBuildShuffleVector(e->b, v, LLVMGetPoison(LLVMTypeOf(v)), LLVMConstVector(order, n),
+                               "");
     v = LLVMBuildSelect(e->b, LLVMConstVector(odd, n), v, negate(e, v), "");
     write_lanes(b, v, box_addr(b, o->out, 0, 0), stride(e, o->out, b->lane));
 }
@@ -233,7 +242,7 @@ void ssd_emit_swap(Emit *e, const TOp *o) {
     box_walk(&b, lane);
 }
 
-// --- scan --------------------------------------------------------------------------------------------------
+// --- scan ----------------------------------------------------------------------------------------
 static V combine(Emit *e, const TOp *o, V a, V b) {
     return o->flags & TF_MAX ? ssd_emit_fn(e, FN_MAX, a, b, NULL) : LLVMBuildFAdd(e->b, a, b, "");
 }
@@ -270,7 +279,8 @@ static void scan_lanes(Box *b) {
         if (b->live < w) v = LLVMBuildSelect(e->b, ssd_emit_lane_mask(e, b->live, w), v, zero, "");
         for (int d = 1; d < w; d *= 2) v = combine(e, o, v, shift(e, v, zero, d, rev));
         v = combine(e, o, v, total);
-        V last = LLVMBuildExtractElement(e->b, v, LLVMConstInt(e->i32, rev ? 0 : (u64)w - 1, false), "");
+        V last =
+            LLVMBuildExtractElement(e->b, v, LLVMConstInt(e->i32, rev ? 0 : (u64)w - 1, false), "");
         V out = o->flags & TF_EXCL ? shift(e, v, total, 1, rev) : v;
         out = ssd_emit_round(e, out, val(e, o->out)->dtype);
         ssd_emit_store(e, out, ssd_emit_at_const(e, to, 4 * (i64)at * w), ALIGN_F32);
@@ -284,14 +294,16 @@ static void scan_rows(Box *b) {
     const TOp *o = b->op;
     Emit *e = b->e;
     bool rev = o->flags & TF_REV;
-    i64 size = ssd_emit_size(e, o->ax[0]), sa = stride(e, o->a, o->ax[0]), so = stride(e, o->out, o->ax[0]);
+    i64 size = ssd_emit_size(e, o->ax[0]), sa = stride(e, o->a, o->ax[0]),
+        so = stride(e, o->out, o->ax[0]);
     i64 la = stride(e, o->a, b->lane), lo = stride(e, o->out, b->lane);
     V from = ssd_emit_at_const(e, box_addr(b, o->a, 0, 0), rev ? (size - 1) * sa : 0);
     V to = ssd_emit_at_const(e, box_addr(b, o->out, 0, 0), rev ? (size - 1) * so : 0);
     Count c;
     V start = neutral(e, o, b->lanes);
     V k = ssd_emit_open(e, &c, size, 1), total = c.head ? ssd_emit_phi(e, start, c.pre) : start;
-    V step_a = ssd_emit_mul(e, k, ssd_emit_i64(e, rev ? -sa : sa)), step_o = ssd_emit_mul(e, k, ssd_emit_i64(e, rev ? -so : so));
+    V step_a = ssd_emit_mul(e, k, ssd_emit_i64(e, rev ? -sa : sa)),
+      step_o = ssd_emit_mul(e, k, ssd_emit_i64(e, rev ? -so : so));
     V next = combine(e, o, total, read_lanes(b, ssd_emit_at(e, from, step_a), la));
     V out = ssd_emit_round(e, o->flags & TF_EXCL ? total : next, val(e, o->out)->dtype);
     write_lanes(b, out, ssd_emit_at(e, to, step_o), lo);
@@ -309,7 +321,7 @@ void ssd_emit_scan(Emit *e, const TOp *o) {
     box_walk(&b, lane);
 }
 
-// --- inv ---------------------------------------------------------------------------------------------------
+// --- inv -----------------------------------------------------------------------------------------
 // T = (I + a)^-1 by substitution, a vector of T at a time. With lanes j, rows from the first on:
 // T[r,:] = e_r - sum over c < r of a[r,c] T[c,:]. With lanes i, columns from the last on:
 // T[:,c] = e_c - sum over r > c of T[:,r] a[r,c].
@@ -320,38 +332,49 @@ static void inv_vector(Box *b) {
     bool rows = b->lane == j;
     u8 line = rows ? i : j;
     i64 n = ssd_emit_size(e, i);
-    i64 s_line = stride(e, o->out, line), own = stride(e, o->a, line), other = stride(e, o->a, b->lane);
+    i64 s_line = stride(e, o->out, line), own = stride(e, o->a, line),
+        other = stride(e, o->a, b->lane);
     V from = e->val[o->a], to = e->val[o->out];
     for (int k = 0; k < b->n; k++) {
         if (b->ax[k] == b->lane) continue;
-        from = ssd_emit_at(e, from, ssd_emit_mul(e, b->index[k], ssd_emit_i64(e, stride(e, o->a, b->ax[k]))));
+        from = ssd_emit_at(
+            e, from, ssd_emit_mul(e, b->index[k], ssd_emit_i64(e, stride(e, o->a, b->ax[k]))));
     }
     to = box_addr(b, o->out, 0, 0);
     V lane_index = LLVMBuildTrunc(e->b, box_index(b, b->lane), e->i32, "");
-    V lanes = LLVMBuildAdd(e->b, ssd_emit_splat(e, lane_index, e->lanes), ssd_emit_iota(e, e->i32, 1, e->lanes), "");
+    V lanes = LLVMBuildAdd(e->b, ssd_emit_splat(e, lane_index, e->lanes),
+                           ssd_emit_iota(e, e->i32, 1, e->lanes), "");
     Count c;
     V step = ssd_emit_open(e, &c, n, 1);
     V p = rows ? step : LLVMBuildSub(e->b, ssd_emit_i64(e, n - 1), step, "");
-    V same = LLVMBuildICmp(e->b, LLVMIntEQ, lanes, ssd_emit_splat(e, LLVMBuildTrunc(e->b, p, e->i32, ""), e->lanes), "");
-    V unit = LLVMBuildSelect(e->b, same, ssd_emit_splat(e, ssd_emit_f32(e, 1), e->lanes), neutral(e, &(TOp){0}, e->lanes), "");
+    V same = LLVMBuildICmp(e->b, LLVMIntEQ, lanes,
+                           ssd_emit_splat(e, LLVMBuildTrunc(e->b, p, e->i32, ""), e->lanes), "");
+    V unit = LLVMBuildSelect(e->b, same, ssd_emit_splat(e, ssd_emit_f32(e, 1), e->lanes),
+                             neutral(e, &(TOp){0}, e->lanes), "");
     // Lines already done: 0..p, or p+1..n.
-    V first = rows ? ssd_emit_i64(e, 0) : LLVMBuildAdd(e->b, p, ssd_emit_i64(e, 1), ""), last = rows ? p : ssd_emit_i64(e, n);
-    LLVMBasicBlockRef pre = LLVMGetInsertBlock(e->b), head = ssd_emit_block(e, "inv"), body = ssd_emit_block(e, "inv_sum"), exit = ssd_emit_block(e, "inv_line");
+    V first = rows ? ssd_emit_i64(e, 0) : LLVMBuildAdd(e->b, p, ssd_emit_i64(e, 1), ""),
+      last = rows ? p : ssd_emit_i64(e, n);
+    LLVMBasicBlockRef pre = LLVMGetInsertBlock(e->b), head = ssd_emit_block(e, "inv"),
+                      body = ssd_emit_block(e, "inv_sum"), exit = ssd_emit_block(e, "inv_line");
     LLVMBuildBr(e->b, head);
     LLVMPositionBuilderAtEnd(e->b, head);
     V q = ssd_emit_phi(e, first, pre), acc = ssd_emit_phi(e, unit, pre);
     LLVMBuildCondBr(e->b, LLVMBuildICmp(e->b, LLVMIntSLT, q, last, ""), body, exit);
     LLVMPositionBuilderAtEnd(e->b, body);
-    V at = ssd_emit_at(e, ssd_emit_at(e, from, ssd_emit_mul(e, p, ssd_emit_i64(e, own))), ssd_emit_mul(e, q, ssd_emit_i64(e, other)));
+    V at = ssd_emit_at(e, ssd_emit_at(e, from, ssd_emit_mul(e, p, ssd_emit_i64(e, own))),
+                       ssd_emit_mul(e, q, ssd_emit_i64(e, other)));
     V x = negate(e, ssd_emit_load(e, e->f32, at, ALIGN_F32));
-    V line_q = ssd_emit_load(e, ssd_emit_vec(e, e->f32, e->lanes), ssd_emit_at(e, to, ssd_emit_mul(e, q, ssd_emit_i64(e, s_line))), ALIGN_F32);
+    V line_q =
+        ssd_emit_load(e, ssd_emit_vec(e, e->f32, e->lanes),
+                      ssd_emit_at(e, to, ssd_emit_mul(e, q, ssd_emit_i64(e, s_line))), ALIGN_F32);
     V sum = ssd_emit_fma(e, ssd_emit_splat(e, x, e->lanes), line_q, acc);
     ssd_emit_phi_add(q, LLVMBuildAdd(e->b, q, ssd_emit_i64(e, 1), ""), body);
     ssd_emit_phi_add(acc, sum, body);
     LLVMBuildBr(e->b, head);
     LLVMPositionBuilderAtEnd(e->b, exit);
     V out = ssd_emit_round(e, acc, val(e, o->out)->dtype);
-    ssd_emit_store(e, out, ssd_emit_at(e, to, ssd_emit_mul(e, p, ssd_emit_i64(e, s_line))), ALIGN_F32);
+    ssd_emit_store(e, out, ssd_emit_at(e, to, ssd_emit_mul(e, p, ssd_emit_i64(e, s_line))),
+                   ALIGN_F32);
     ssd_emit_close(e, &c);
 }
 
@@ -361,6 +384,7 @@ void ssd_emit_inv(Emit *e, const TOp *o) {
     Box b = {.e = e, .op = o, .visit = inv_vector}, all = {.e = e};
     box_axes_of(&all, o->out);
     for (int i = 0; i < all.n; i++)
-        if ((all.ax[i] != o->ax[0] && all.ax[i] != o->ax[1]) || all.ax[i] == lane) b.ax[b.n] = all.ax[i], b.size[b.n++] = all.size[i];
+        if ((all.ax[i] != o->ax[0] && all.ax[i] != o->ax[1]) || all.ax[i] == lane)
+            b.ax[b.n] = all.ax[i], b.size[b.n++] = all.size[i];
     box_walk(&b, lane);
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Loads, stores and copies whose source is contiguous along one axis and whose destination along another:
-// squares of lanes x lanes are read by rows, transposed in registers, written by columns.
+// Loads, stores and copies whose source is contiguous along one axis and whose destination along
+// another: squares of lanes x lanes are read by rows, transposed in registers, written by columns.
 #include "llvm_emit.h"
 
 enum { MAX_LANES = 16 };
@@ -20,8 +20,8 @@ static u8 lane_axis(const NestRun *r, Val v) {
     return 0;
 }
 
-// Axes: the others, then the one that rows of a square are counted along, then the one that access to the tensor
-// (or to the source) is contiguous along.
+// Axes: the others, then the one that rows of a square are counted along, then the one that access
+// to the tensor (or to the source) is contiguous along.
 bool ssd_transpose_plan(NestRun *out, const NestRun *r) {
     const TOp *o = r->first;
     if (o != r->last || r->lanes == 1) return false;
@@ -38,7 +38,8 @@ bool ssd_transpose_plan(NestRun *out, const NestRun *r) {
     out->last = r->last;
     out->lanes = r->lanes;
     for (int i = 0; i < r->plan.n; i++)
-        if (r->plan.ax[i] != inner && r->plan.ax[i] != rows) out->plan.ax[out->plan.n++] = r->plan.ax[i];
+        if (r->plan.ax[i] != inner && r->plan.ax[i] != rows)
+            out->plan.ax[out->plan.n++] = r->plan.ax[i];
     out->plan.ax[out->plan.n++] = rows;
     out->plan.lane = out->plan.n;
     out->plan.ax[out->plan.n++] = inner;
@@ -50,7 +51,8 @@ bool ssd_transpose_plan(NestRun *out, const NestRun *r) {
     return true;
 }
 
-// Rows become columns: at distance d the off-diagonal d x d blocks of each 2d x 2d block change places.
+// Rows become columns: at distance d the off-diagonal d x d blocks of each 2d x 2d block change
+// places.
 static void transpose(Emit *e, V *v, int n) {
     for (int d = 1; d < n; d *= 2) {
         V low[MAX_LANES], high[MAX_LANES];
@@ -77,8 +79,8 @@ static void go(NestRun *r, int outer, int inner) {
     ssd_nest_set(r, 2 * n, ssd_emit_i64(r->e, inner));
 }
 
-// One square at the point. A load or copy reads vectors along the inner axis and writes them along the outer
-// one, a store the other way around.
+// One square at the point. A load or copy reads vectors along the inner axis and writes them along
+// the outer one, a store the other way around.
 static void square(NestRun *r) {
     Emit *e = r->e;
     const TOp *o = r->first;
@@ -91,14 +93,19 @@ static void square(NestRun *r) {
         v[k] = LLVMConstNull(t);
         if (k >= rows) continue;
         go(r, out ? 0 : k, out ? k : 0);
-        if (o->op == TOP_LOAD) v[k] = ssd_emit_decode(e, ssd_access_load(r, &r->access[0]), r->access[0].dtype);
-        else v[k] = ssd_emit_load(e, t, ssd_nest_tile(r, source_tile(r)), ALIGN_F32);
+        if (o->op == TOP_LOAD)
+            v[k] = ssd_emit_decode(e, ssd_access_load(r, &r->access[0]), r->access[0].dtype);
+        else
+            v[k] = ssd_emit_load(e, t, ssd_nest_tile(r, source_tile(r)), ALIGN_F32);
     }
     transpose(e, v, n);
     for (int k = 0; k < columns; k++) {
         go(r, out ? k : 0, out ? 0 : k);
-        if (out) ssd_access_store(r, &r->access[0], ssd_emit_encode(e, v[k], r->access[0].dtype));
-        else ssd_emit_store(e, ssd_emit_round(e, v[k], e->p->vals.v[o->out].dtype), ssd_nest_tile(r, o->out), ALIGN_F32);
+        if (out)
+            ssd_access_store(r, &r->access[0], ssd_emit_encode(e, v[k], r->access[0].dtype));
+        else
+            ssd_emit_store(e, ssd_emit_round(e, v[k], e->p->vals.v[o->out].dtype),
+                           ssd_nest_tile(r, o->out), ALIGN_F32);
     }
 }
 

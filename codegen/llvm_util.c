@@ -17,7 +17,7 @@ void ssd_emit_types(Emit *e) {
     e->ptr = LLVMPointerTypeInContext(e->cx, 0);
 }
 
-// --- Constants and integers --------------------------------------------------------------------------------
+// --- Constants and integers ----------------------------------------------------------------------
 V ssd_emit_i64(const Emit *e, i64 v) { return LLVMConstInt(e->i64, (u64)v, true); }
 V ssd_emit_f32(const Emit *e, double v) { return LLVMConstReal(e->f32, v); }
 
@@ -46,13 +46,15 @@ V ssd_emit_and(Emit *e, V a, V b) {
     return LLVMBuildAnd(e->b, a, b, "");
 }
 
-// --- Memory ------------------------------------------------------------------------------------------------
+// --- Memory --------------------------------------------------------------------------------------
 V ssd_emit_at(Emit *e, V ptr, V bytes) {
     i64 k;
     if (ssd_emit_is_int(bytes, &k) && k == 0) return ptr;
     return LLVMBuildGEP2(e->b, e->i8, ptr, &bytes, 1, "");
 }
-V ssd_emit_at_const(Emit *e, V ptr, i64 bytes) { return ssd_emit_at(e, ptr, ssd_emit_i64(e, bytes)); }
+V ssd_emit_at_const(Emit *e, V ptr, i64 bytes) {
+    return ssd_emit_at(e, ptr, ssd_emit_i64(e, bytes));
+}
 
 LLVMTypeRef ssd_emit_vec(const Emit *e, LLVMTypeRef t, int lanes) {
     (void)e;
@@ -102,13 +104,23 @@ static V intrinsic(Emit *e, const char *name, LLVMTypeRef *overload, size_t nove
     return LLVMBuildCall2(e->b, t, f, args, n, "");
 }
 
+// Masked accesses take their alignment as operand `align_at`, from LLVM 22 on as an attribute.
+static V masked(Emit *e, const char *name, LLVMTypeRef vt, V *args, unsigned align_at) {
+    LLVMTypeRef over[] = {vt, e->ptr};
+    unsigned id = LLVMLookupIntrinsicID(name, strlen(name)), n = 4;
+    if (LLVMCountParamTypes(LLVMIntrinsicGetType(e->cx, id, over, 2)) == 3) {
+        n = 3;
+        for (unsigned i = align_at; i < n; i++) args[i] = args[i + 1];
+    }
+    return intrinsic(e, name, over, 2, args, n);
+}
+
 V ssd_emit_masked_load(Emit *e, LLVMTypeRef t, V ptr, int live, int lanes, unsigned align) {
     LLVMTypeRef vt = ssd_emit_vec(e, t, lanes);
     if (live >= lanes) return ssd_emit_load(e, vt, ptr, align);
     V args[] = {ptr, LLVMConstInt(e->i32, align, false), ssd_emit_lane_mask(e, live, lanes),
                 LLVMConstNull(vt)};
-    LLVMTypeRef over[] = {vt, e->ptr};
-    return intrinsic(e, "llvm.masked.load", over, 2, args, 4);
+    return masked(e, "llvm.masked.load", vt, args, 1);
 }
 
 void ssd_emit_masked_store(Emit *e, V v, V ptr, int live, unsigned align) {
@@ -119,16 +131,16 @@ void ssd_emit_masked_store(Emit *e, V v, V ptr, int live, unsigned align) {
         return;
     }
     V args[] = {v, ptr, LLVMConstInt(e->i32, align, false), ssd_emit_lane_mask(e, live, lanes)};
-    LLVMTypeRef over[] = {vt, e->ptr};
-    intrinsic(e, "llvm.masked.store", over, 2, args, 4);
+    masked(e, "llvm.masked.store", vt, args, 2);
 }
 
 void ssd_emit_prefetch(Emit *e, V ptr, bool write) {
-    V args[] = {ptr, LLVMConstInt(e->i32, write, false), LLVMConstInt(e->i32, 3, false), LLVMConstInt(e->i32, 1, false)};
+    V args[] = {ptr, LLVMConstInt(e->i32, write, false), LLVMConstInt(e->i32, 3, false),
+                LLVMConstInt(e->i32, 1, false)};
     intrinsic(e, "llvm.prefetch", &e->ptr, 1, args, 4);
 }
 
-// --- Arithmetic --------------------------------------------------------------------------------------------
+// --- Arithmetic ----------------------------------------------------------------------------------
 V ssd_emit_fma(Emit *e, V a, V b, V c) {
     if (!e->math.fma) return LLVMBuildFAdd(e->b, LLVMBuildFMul(e->b, a, b, ""), c, "");
     LLVMTypeRef t = LLVMTypeOf(c);
@@ -153,18 +165,22 @@ V ssd_emit_hreduce(Emit *e, V v, bool max) {
     return LLVMBuildExtractElement(e->b, v, LLVMConstInt(e->i32, 0, false), "");
 }
 
-// --- Blocks and loops --------------------------------------------------------------------------------------
+// --- Blocks and loops ----------------------------------------------------------------------------
 LLVMBasicBlockRef ssd_emit_block(Emit *e, const char *name) {
     return LLVMAppendBasicBlockInContext(e->cx, e->fn, name);
 }
 
 void ssd_emit_seek(Emit *e, LLVMBasicBlockRef bb) {
     V end = LLVMGetBasicBlockTerminator(bb);
-    if (end) LLVMPositionBuilderBefore(e->b, end);
-    else LLVMPositionBuilderAtEnd(e->b, bb);
+    if (end)
+        LLVMPositionBuilderBefore(e->b, end);
+    else
+        LLVMPositionBuilderAtEnd(e->b, bb);
 }
 
-void ssd_emit_phi_add(V phi, V from, LLVMBasicBlockRef pred) { LLVMAddIncoming(phi, &from, &pred, 1); }
+void ssd_emit_phi_add(V phi, V from, LLVMBasicBlockRef pred) {
+    LLVMAddIncoming(phi, &from, &pred, 1);
+}
 V ssd_emit_phi(Emit *e, V from, LLVMBasicBlockRef pred) {
     V phi = LLVMBuildPhi(e->b, LLVMTypeOf(from), "");
     ssd_emit_phi_add(phi, from, pred);
@@ -190,7 +206,7 @@ void ssd_emit_close(Emit *e, Count *c) {
     LLVMPositionBuilderAtEnd(e->b, exit);
 }
 
-// --- Storage dtypes ----------------------------------------------------------------------------------------
+// --- Storage dtypes ------------------------------------------------------------------------------
 LLVMTypeRef ssd_emit_storage(const Emit *e, u8 dtype) {
     switch (dtype) {
     case SSD_F32: return e->f32;
@@ -208,10 +224,16 @@ static int lanes_of(V v) {
 static V int_like(Emit *e, V v, LLVMTypeRef t, u64 k) {
     return ssd_emit_splat(e, LLVMConstInt(t, k, false), lanes_of(v));
 }
-static V real_like(Emit *e, V v, double k) { return ssd_emit_splat(e, ssd_emit_f32(e, k), lanes_of(v)); }
+static V real_like(Emit *e, V v, double k) {
+    return ssd_emit_splat(e, ssd_emit_f32(e, k), lanes_of(v));
+}
 
-static V bits(Emit *e, V v) { return LLVMBuildBitCast(e->b, v, ssd_emit_vec(e, e->i32, lanes_of(v)), ""); }
-static V unbits(Emit *e, V v) { return LLVMBuildBitCast(e->b, v, ssd_emit_vec(e, e->f32, lanes_of(v)), ""); }
+static V bits(Emit *e, V v) {
+    return LLVMBuildBitCast(e->b, v, ssd_emit_vec(e, e->i32, lanes_of(v)), "");
+}
+static V unbits(Emit *e, V v) {
+    return LLVMBuildBitCast(e->b, v, ssd_emit_vec(e, e->f32, lanes_of(v)), "");
+}
 
 static V half_to_f32(Emit *e, V v) {
     int n = lanes_of(v);
@@ -219,7 +241,8 @@ static V half_to_f32(Emit *e, V v) {
         V h = LLVMBuildBitCast(e->b, v, ssd_emit_vec(e, e->f16, n), "");
         return LLVMBuildFPExt(e->b, h, ssd_emit_vec(e, e->f32, n), "");
     }
-    // Exponent and mantissa move by 13 bits and the bias by 112; exponent 0 is an integer times 2^-24.
+    // Exponent and mantissa move by 13 bits and the bias by 112; exponent 0 is an integer times
+    // 2^-24.
     V w = LLVMBuildZExt(e->b, v, ssd_emit_vec(e, e->i32, n), "");
     V mag = LLVMBuildAnd(e->b, w, int_like(e, v, e->i32, 0x7fff), "");
     V sign = LLVMBuildShl(e->b, LLVMBuildXor(e->b, w, mag, ""), int_like(e, v, e->i32, 16), "");
@@ -239,22 +262,26 @@ static V f32_to_half(Emit *e, V v) {
     int n = lanes_of(v);
     LLVMTypeRef i16 = ssd_emit_vec(e, e->i16, n);
     if (e->m->f16c)
-        return LLVMBuildBitCast(e->b, LLVMBuildFPTrunc(e->b, v, ssd_emit_vec(e, e->f16, n), ""), i16, "");
+        return LLVMBuildBitCast(e->b, LLVMBuildFPTrunc(e->b, v, ssd_emit_vec(e, e->f16, n), ""),
+                                i16, "");
     V w = bits(e, v), mag = LLVMBuildAnd(e->b, w, int_like(e, v, e->i32, 0x7fffffff), "");
     V sign = LLVMBuildLShr(e->b, LLVMBuildXor(e->b, w, mag, ""), int_like(e, v, e->i32, 16), "");
     // Adding 0.5 lets the adder round to multiples of 2^-24, the unit of subnormal halves.
-    V tiny = LLVMBuildSub(e->b, bits(e, LLVMBuildFAdd(e->b, unbits(e, mag), real_like(e, v, 0.5), "")),
-                          int_like(e, v, e->i32, 0x3f000000), "");
+    V tiny =
+        LLVMBuildSub(e->b, bits(e, LLVMBuildFAdd(e->b, unbits(e, mag), real_like(e, v, 0.5), "")),
+                     int_like(e, v, e->i32, 0x3f000000), "");
     V odd = LLVMBuildAnd(e->b, LLVMBuildLShr(e->b, mag, int_like(e, v, e->i32, 13), ""),
                          int_like(e, v, e->i32, 1), "");
-    V sum = LLVMBuildAdd(e->b, LLVMBuildAdd(e->b, mag, int_like(e, v, e->i32, 0xc8000fff), ""), odd, "");
+    V sum = LLVMBuildAdd(e->b, LLVMBuildAdd(e->b, mag, int_like(e, v, e->i32, 0xc8000fff), ""), odd,
+                         "");
     V normal = LLVMBuildLShr(e->b, sum, int_like(e, v, e->i32, 13), "");
     V is_nan = LLVMBuildICmp(e->b, LLVMIntUGT, mag, int_like(e, v, e->i32, 0x7f800000), "");
     V is_big = LLVMBuildICmp(e->b, LLVMIntUGE, mag, int_like(e, v, e->i32, 0x47800000), "");
     V is_tiny = LLVMBuildICmp(e->b, LLVMIntULT, mag, int_like(e, v, e->i32, 0x38800000), "");
     V special = LLVMBuildSelect(e->b, is_nan, int_like(e, v, e->i32, 0x7e00),
                                 int_like(e, v, e->i32, 0x7c00), "");
-    V r = LLVMBuildSelect(e->b, is_big, special, LLVMBuildSelect(e->b, is_tiny, tiny, normal, ""), "");
+    V r = LLVMBuildSelect(e->b, is_big, special, LLVMBuildSelect(e->b, is_tiny, tiny, normal, ""),
+                          "");
     return LLVMBuildTrunc(e->b, LLVMBuildOr(e->b, r, sign, ""), i16, "");
 }
 

@@ -1,12 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 // The targets there are, and what an artifact says of a program besides its code.
 #include "target.h"
+#include "../runtime/device_cuda.h"
 #include "../runtime/internal.h"
+#include "cuda.h"
 #include "llvm_load.h"
+
+#include <stdlib.h>
 
 // --- CPUs --------------------------------------------------------------------------------------------------
 static const Machine cpus[] = {
-#define TARGET(id, name, bits, regs, rows, vecs, fused, feats, doc)                                \
+#define TARGET(id, name, bits, regs, atom, fused, feats, doc)                                      \
     {.target = "cpu-" name,                                                                        \
      .arch = "x86_64",                                                                             \
      .features = feats,                                                                            \
@@ -15,9 +19,15 @@ static const Machine cpus[] = {
      .f32_lanes = (bits) / 32,                                                                     \
      .fma = fused,                                                                                 \
      .f16c = fused,                                                                                \
-     .mma_rows = rows,                                                                             \
-     .mma_vecs = vecs},
+     .mma = MMA_##atom},
 #include "targets.def"
+};
+
+static const struct {
+    int rows, vectors;
+} atoms[] = {
+#define MMA(id, rows, vectors, doc) {rows, vectors},
+#include "../ir/mma.def"
 };
 
 // The machine of a canonical target name. Cache sizes are this host's: code for another one is as right,
@@ -27,6 +37,8 @@ static bool machine(const char *name, Machine *out, Text *why) {
     for (size_t i = 0; i < COUNTOF(cpus); i++) {
         if (!name || strcmp(cpus[i].target, name)) continue;
         *out = cpus[i];
+        out->mma_rows = atoms[out->mma].rows;
+        out->mma_vecs = atoms[out->mma].vectors;
         out->l1 = host->l1d ? host->l1d : 32 << 10;
         out->l2 = host->l2 ? host->l2 : 512 << 10;
         return true;
@@ -39,20 +51,58 @@ static bool machine_host(Machine *out, Text *why) {
     bool runs;
     return machine(ssd_cpu_target("cpu", &runs), out, why);
 }
-#define TARGET(id, name, bits, regs, rows, vecs, fused, feats, doc)                                \
+#define TARGET(id, name, bits, regs, atom, fused, feats, doc)                                      \
     static bool machine_##id(Machine *out, Text *why) { return machine("cpu-" name, out, why); }
 #include "targets.def"
 
+// --- GPUs --------------------------------------------------------------------------------------------------
+// Some shared memory is the prelude's. A layout's price is counted in accesses of a warp.
+enum { WARP = 32, STATIC_SHARED = 1024 };
+
+static bool gpu_machine(const char *name, Machine *out, Text *why) {
+    for (int i = 0; i < ssd_cuda_arch_count; i++) {
+        const CudaArch *a = &ssd_cuda_archs[i];
+        if (!name || (strcmp(a->name, name) && strcmp(a->target, name))) continue;
+        *out = (Machine){.target = a->target, .arch = a->name, .features = "", .vector_bits = 128, .f32_lanes = WARP,
+                         .fma = true, .l1 = a->shared_block - STATIC_SHARED, .l2 = 1 << 20, .gpu = true};
+        return true;
+    }
+    ssd_text_printf(why, "there is no CUDA architecture '%s'", name ? name : "");
+    return false;
+}
+
+// The device's own; without one SSD_CUDA_ARCH says what to compile for.
+static bool machine_cuda(Machine *out, Text *why) {
+    const char *chosen = getenv("SSD_CUDA_ARCH");
+    bool runs;
+    if (chosen && *chosen) return gpu_machine(chosen, out, why);
+    const char *name = ssd_cuda_target("cuda", &runs);
+    if (name) return gpu_machine(name, out, why);
+    if (!ssd_cuda_device(why)) return false;
+    ssd_text_printf(why, "the device's architecture is not supported");
+    return false;
+}
+#define ARCH(name, major, minor, shared, exact, tensor, fma, doc)                                  \
+    static bool machine_##major##minor##_##exact(Machine *out, Text *why) { return gpu_machine(name, out, why); }
+#include "../runtime/cuda_archs.def"
+#undef ARCH
+
 const Target ssd_targets[] = {
     {"cpu", "the best of these that this host runs", machine_host, ssd_llvm_load_emit, ssd_llvm_load_text},
-#define TARGET(id, name, bits, regs, rows, vecs, fused, feats, doc)                                \
+#define TARGET(id, name, bits, regs, atom, fused, feats, doc)                                      \
     {name, doc, machine_##id, ssd_llvm_load_emit, ssd_llvm_load_text},
 #include "targets.def"
+    {"cuda", "the device present, with the best code it runs", machine_cuda, ssd_cuda_emit, ssd_cuda_text},
+#define ARCH(name, major, minor, shared, exact, tensor, fma, doc)                                  \
+    {name, doc, machine_##major##minor##_##exact, ssd_cuda_emit, ssd_cuda_text},
+#include "../runtime/cuda_archs.def"
+#undef ARCH
 };
 const int ssd_target_count = COUNTOF(ssd_targets);
 
 const Target *ssd_target_find(const char *name) {
     const char *bare = strncmp(name, "cpu-", 4) ? name : name + 4;
+    if (ssd_target_is_cuda(name)) bare = name + strlen("cuda-");
     for (int i = 0; i < ssd_target_count; i++)
         if (!strcmp(ssd_targets[i].name, bare)) return &ssd_targets[i];
     return NULL;
@@ -149,14 +199,21 @@ static ArtSym symbol(const Prog *p, u32 sym) {
     SSD_BUG("no parameter tells #%s", s.name);
 }
 
-static ArtKernel kernel(Arena *a, const Prog *p, const TKernel *k, i64 scratch) {
+static ArtKernel kernel(Arena *a, const Prog *p, const TKernel *k, i64 scratch, bool cuda) {
     Text blocks = {0};
     for (int i = 0; i < k->ngrid; i++) {
         if (i) ssd_text_printf(&blocks, "*");
         formula(p, k->grid[i].size, &blocks);
     }
     if (!k->ngrid) ssd_text_printf(&blocks, "1");
-    return (ArtKernel){.symbol = k->name, .blocks = take(a, &blocks), .scratch = scratch};
+    ArtKernel out = {.symbol = k->name, .blocks = take(a, &blocks), .scratch = scratch};
+    if (cuda) {
+        int *takes;
+        out.threads = ssd_cuda_threads(p, k);
+        out.n_takes = ssd_cuda_takes(a, p, k, &takes);
+        out.takes = takes;
+    }
+    return out;
 }
 
 void ssd_artifact_from_prog(Arena *a, const Prog *p, const char *mode, const char *target,
@@ -179,5 +236,5 @@ void ssd_artifact_from_prog(Arena *a, const Prog *p, const char *mode, const cha
     for (u32 i = 0; i < p->syms.n; i++) out->syms[out->n_syms++] = symbol(p, i);
     plan->kernels = NEWN(a, ArtKernel, p->kernels.n);
     for (u32 i = 0; i < p->kernels.n; i++)
-        plan->kernels[plan->n_kernels++] = kernel(a, p, &p->kernels.v[i], scratch[i]);
+        plan->kernels[plan->n_kernels++] = kernel(a, p, &p->kernels.v[i], scratch[i], ssd_target_is_cuda(target));
 }

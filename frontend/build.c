@@ -294,11 +294,50 @@ static void check_kept(Build *b, const char *what, u32 want, u32 have) {
             what, ssd_spec_axes_text(b->spec, lost));
 }
 
+// A state of a band: the last values of an operand. Returns those before this call.
+static Ref window_of(Build *b, i32 state, Ref now) {
+    const State *st = &b->spec->states.v[state];
+    Ref init = b->init[state];
+    if (!b->no_final[state]) {
+        Ref r = ssd_graph_shift(b->g, now, st->window, init, window_axis(b, st->window));
+        set_final(b, state, ssd_graph_final(b->g, r));
+    }
+    return init;
+}
+
+// The sum of log decays from each entry of a window to this token: its own, and those of the
+// entries behind.
+static Ref decay_of_window(Build *b, AxisId w, i32 size, Ref now, Ref past) {
+    Graph *g = b->g;
+    if (!past) // the same for every token
+        return fn(b, FN_MUL, now, fn(b, FN_SUB, num(b, size), ssd_graph_index(g, w), 0), 0);
+    AxisId later = ssd_graph_axis(g, ssd_arena_printf(g->arena, "w0%d", size), AX_FEATURE, size);
+    Ref behind = fn(b, FN_GT, ssd_graph_index(g, later), ssd_graph_index(g, w), 0);
+    Ref l = fn(b, FN_WHERE, behind, ssd_graph_slice(g, past, w, later, 0), num(b, 0));
+    return fn(b, FN_ADD, ssd_graph_reduce(g, OP_SUM, l, later), now, 0);
+}
+
+// What a step of a band reads of the tokens before:
+//   sum over the window of exp(log decay since) (query . key) value
+static Ref read_window(Build *b, const Operator *op, const Ref arg[], const Ref past[]) {
+    i32 size = op->band - 1;
+    AxisId w = window_axis(b, size);
+    Ref x = fn(b, FN_MUL, arg[QUERY], past[KEY], 0), e = 0;
+    if (arg[DECAY]) e = fn(b, FN_EXP, decay_of_window(b, w, size, arg[DECAY], past[DECAY]), 0, 0);
+    bool inside = axes_of(b, e) & op->contracted;
+    if (inside) x = fn(b, FN_MUL, x, e, 0);
+    x = reduce(b, OP_SUM, x, op->contracted);
+    if (e && !inside) x = fn(b, FN_MUL, x, e, 0);
+    x = fn(b, FN_MUL, x, past[VALUE] ? past[VALUE] : arg[VALUE], 0);
+    return ssd_graph_reduce(b->g, OP_SUM, x, w);
+}
+
 static Val build_operator(Build *b, const Operator *op) {
-    Ref arg[OPERANDS] = {0};
+    Ref arg[OPERANDS] = {0}, past[OPERANDS] = {0};
     u32 axes = 0;
     for (int k = 0; k < OPERANDS; k++) {
         Val v = op->arg[k] ? eval(b, op->arg[k]) : (Val){.none = true};
+        if (!v.none && op->window[k] >= 0) past[k] = window_of(b, op->window[k], v.ref);
         arg[k] = v.none ? 0 : op->head == BIT(AXIS_H) ? to_head(b, v.ref) : v.ref;
         axes |= axes_of(b, arg[k]);
     }
@@ -307,6 +346,11 @@ static Val build_operator(Build *b, const Operator *op) {
                op->head | op->contracted | op->value, (axes & ~op->contracted) | contracted);
     if (b->failed) return (Val){0};
     SsdAttr at = {.time = op->mask == MASK_ANTICAUSAL ? TIME_FLIP : TIME_FWD, .band = op->band};
+    if (b->mode == MODE_STEP && op->mask == MASK_BAND) { // the token itself, and the window before
+        Ref r = ssd_graph_ssd(b->g, arg[QUERY], arg[KEY], arg[VALUE], 0, 0, (SsdAttr){0});
+        if (past[KEY]) r = fn(b, FN_ADD, r, read_window(b, op, arg, past), 0);
+        return (Val){.ref = r};
+    }
     if (op->mask == MASK_STRICT) at.flags |= SSD_DIAG_OUT;
     if (op->mask == MASK_FULL) at.flags |= SSD_FULL;
     if (op->read_before) at.flags |= SSD_READ_BEFORE | SSD_DIAG_OUT;
@@ -405,6 +449,8 @@ Graph *ssd_spec_build(Arena *a, const Spec *s, const char *mode, const char *abs
     b.init = NEWN(a, Ref, s->states.n + 1);
     b.final = NEWN(a, Ref, s->states.n + 1);
     b.sym = NEWN(a, Val, s->symbols.n + 1);
+    for (u32 i = 0; i < s->states.n; i++)
+        b.no_init[i] = s->states.v[i].no_start && b.mode == MODE_FORWARD;
     read_absent(&b, absent);
     if (b.failed) return NULL;
     make_axes(&b);

@@ -174,7 +174,7 @@ static ssd_status measure_device(Bench *b, ssd_kernel *k) {
     if (s == SSD_OK && b->rate <= 0)
         s = ssd_fail(SSD_OUT_OF_MEMORY, "no memory to measure the device's copy rate with");
     ssd_mirror_close(&m);
-    b->fma = ssd_device_peak(&ssd_cuda()->device, narrow);
+    b->fma = ssd_device_peak(&ssd_cuda_driver()->device, narrow);
     qsort(b->ms, (size_t)b->n_ms, sizeof *b->ms, by_value);
     return s;
 }
@@ -224,7 +224,7 @@ static void report(const Bench *b, const ssd_kernel *k, int threads) {
         n += snprintf(shape + n, sizeof shape - (size_t)n, " s=%lld", (long long)b->z.s);
     if (b->z.dims) snprintf(shape + n, sizeof shape - (size_t)n, " %s", b->z.dims);
     if (b->cuda)
-        snprintf(device, sizeof device, "%s", ssd_cuda()->device.name);
+        snprintf(device, sizeof device, "%s", ssd_cuda_driver()->device.name);
     else
         snprintf(device, sizeof device, "%s, %d thread%s", *brand ? brand : "cpu", threads,
                  threads == 1 ? "" : "s");

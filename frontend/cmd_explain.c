@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // ssdc explain SPEC: every candidate schedule, lowered as far as it goes: chosen, possible or
 // refused.
+#include "../ir/cost.h"
 #include "cli.h"
 
 #include <stdio.h>
@@ -17,6 +18,8 @@ static const char *const candidates[] = {
 };
 
 typedef struct Facts {
+    Cost cost;          // predicted clocks of one thread, a token
+    bool has_cost;      // CPUs only
     i64 scratch, workspaces;
     u32 kernels;
     Text schedule, grid;
@@ -29,8 +32,24 @@ static i64 scratch_of(const TBlock *b) {
     return sum;
 }
 
-static void gather(const Unit *u, Facts *f) {
+// The program's cost at b = 1 (or as set) and t tokens, divided by the tokens.
+static void predict(const Cli *c, const Unit *u, Facts *f) {
     const Prog *p = u->prog;
+    i64 sym[8], tokens = 1;
+    for (u32 i = 0; i < p->syms.n; i++) {
+        const char *s = p->syms.v[i];
+        sym[i] = *s == 't' ? (c->sizes.t >= 0 ? c->sizes.t : 2048) : *s == 'b' && c->sizes.b >= 0 ? c->sizes.b : 1;
+        if (*s != 's') tokens *= MAX(sym[i], 1);
+    }
+    f->cost = ssd_cost(p, u->machine, sym);
+    double *part[] = {&f->cost.mma, &f->cost.vector, &f->cost.memory, &f->cost.serial};
+    for (size_t i = 0; i < COUNTOF(part); i++) *part[i] /= (double)tokens;
+    f->has_cost = !u->machine->gpu;
+}
+
+static void gather(const Cli *c, const Unit *u, Facts *f) {
+    const Prog *p = u->prog;
+    predict(c, u, f);
     ssd_schedule_print(&u->schedule, &f->schedule);
     f->kernels = p->kernels.n;
     for (u32 i = 0; i < p->kernels.n; i++) {
@@ -53,6 +72,13 @@ static void print_row(const Cli *c, const char *asked, const char *verdict, cons
             json_pack("{s:s, s:s}", "schedule", f ? f->schedule.s : asked, "verdict", verdict);
         if (f) {
             json_object_set_new(o, "kernels", json_string(f->grid.s));
+            if (f->has_cost) {
+                json_object_set_new(o, "clocks_per_token", json_real(ssd_cost_clocks(&f->cost)));
+                json_object_set_new(o, "mma", json_real(f->cost.mma));
+                json_object_set_new(o, "vector", json_real(f->cost.vector));
+                json_object_set_new(o, "memory", json_real(f->cost.memory));
+                json_object_set_new(o, "serial", json_real(f->cost.serial));
+            }
             json_object_set_new(o, "scratch", json_integer(f->scratch));
             json_object_set_new(o, "workspaces", json_integer(f->workspaces));
         } else {
@@ -63,8 +89,11 @@ static void print_row(const Cli *c, const char *asked, const char *verdict, cons
     }
     const char *colour = !f ? ssd_cli_dim(c) : verdict[0] == 'c' ? ssd_cli_good(c) : "";
     printf("%s%-9s %-34s", colour, verdict, f ? f->schedule.s : asked);
+    if (f && f->has_cost)
+        printf(" %8.0f clocks a token (mma %.0f, vector %.0f, memory %.0f, serial %.0f),", ssd_cost_clocks(&f->cost),
+               f->cost.mma, f->cost.vector, f->cost.memory, f->cost.serial);
     if (f)
-        printf(" %6.1f kB scratch, %lld workspace tensors, %s", (double)f->scratch / 1024,
+        printf(" %.1f kB scratch, %lld workspace tensors, %s", (double)f->scratch / 1024,
                (long long)f->workspaces, f->grid.s);
     else
         printf(" %s", why);
@@ -80,7 +109,7 @@ static int explain(Cli *c, ssd_compile_options o, const char *candidate, Text *c
     int code = CLI_OK;
     if (s == SSD_OK) {
         Facts f = {0};
-        gather(&out.unit, &f);
+        gather(c, &out.unit, &f);
         if (!chosen->n) {
             ssd_text_printf(chosen, "%s", f.schedule.s);
             print_row(c, candidate, "chosen", &f, NULL);

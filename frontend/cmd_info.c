@@ -138,7 +138,7 @@ static Health check_cache(Cli *c) {
 
 // No driver and no device are no fault of a machine; a driver that does not work is.
 static Health check_driver(const Cli *c) {
-    const Cuda *cuda = ssd_cuda();
+    const CudaDriver *cuda = ssd_cuda_driver();
     const CudaDevice *d = &cuda->device;
     Text t = {0};
     Health h = !cuda->status ? WELL : cuda->status == SSD_DEVICE ? ILL : INFO;
@@ -165,7 +165,7 @@ static Health check_nvrtc(const Cli *c) {
     Text t = {0};
     const Nvrtc *n = ssd_nvrtc(&t);
     int driver = ssd_cuda_driver_version();
-    bool device = !ssd_cuda()->status, newer = n && driver && n->major > driver / 1000;
+    bool device = !ssd_cuda_driver()->status, newer = n && driver && n->major > driver / 1000;
     if (n) ssd_text_printf(&t, "%d.%d, %s", n->major, n->minor, n->path);
     Health h =
         finding(c,

@@ -2,6 +2,8 @@
 // ssdc verify SPEC...: a table of how far every kernel is from the meaning of its spec.
 #include "verify.h"
 
+#include "../runtime/device_cuda.h"
+#include "../runtime/dynlib.h"
 #include "cli.h"
 
 #include <stdio.h>
@@ -85,11 +87,23 @@ static void line(void *ctx, const VerifyLine *l) {
     }
 }
 
+// Said once, not for each schedule. Without NVRTC no kernel is in the cache either: its version is
+// in their keys.
+static bool nvrtc_there(const Cli *c) {
+    Text why = {0};
+    bool runs, cuda = c->target && ssd_cuda_target(c->target, &runs);
+    bool there = !cuda || ssd_nvrtc(&why);
+    if (!there) ssd_cli_error("%s", why.s ? why.s : "no NVRTC");
+    ssd_text_free(&why);
+    return there;
+}
+
 int ssd_cmd_verify(Cli *c) {
     if (!ssd_verify_is_ref(c->target)) {
         if (!ssd_cli_target(c)) return CLI_USAGE;
         ssd_status s = ssd_target_check(c->target);
         if (s != SSD_OK) return ssd_cli_fail(s, ssd_last_error());
+        if (!nvrtc_there(c)) return CLI_USAGE;
     }
     ssd_context *ctx = ssd_cli_context(c);
     if (!ctx) return CLI_USAGE;

@@ -2,6 +2,7 @@
 // spec -> artifact: the whole compiler as one function. Linking this file gives the runtime a compiler:
 // a cache miss of ssd_compile comes here.
 #include "compile.h"
+#include "../runtime/dynlib.h"
 
 #include <stdlib.h>
 
@@ -36,6 +37,31 @@ static ssd_status front(Arena *a, const ssd_compile_options *o, Compiled *out) {
     return out->unit.graph ? SSD_OK : fail_diag(&d);
 }
 
+// Runs the passes. When the tiles of a chunk exceed what a block of the machine may hold, and the schedule left
+// the choice to us: shorter chunks, then the recurrence, in smaller and smaller blocks.
+static bool lower(Unit *u, const char *to, PassHook *hook, void *hook_ctx) {
+    const Schedule asked = u->schedule;
+    bool ok = ssd_pass_run(u, NULL, to, hook, hook_ctx);
+    while (!ok && u->refused == REASON_SCRATCH) {
+        Schedule tried = u->schedule, next = asked;
+        if (!asked.q && tried.form == FORM_CHUNKED && tried.q > 16) {
+            next.q = tried.q / 2;
+        } else if (asked.form == FORM_AUTO && tried.form != FORM_RECURRENT) {
+            next.form = FORM_RECURRENT;
+        } else if (!asked.block && tried.form == FORM_RECURRENT && tried.block > 1) {
+            next.form = FORM_RECURRENT;
+            next.block = tried.block / 2;
+        } else {
+            break;
+        }
+        ssd_text_free(&u->refusal);
+        u->refused = REASON_NONE;
+        u->schedule = next;
+        ok = ssd_pass_run(u, "form", to, hook, hook_ctx);
+    }
+    return ok;
+}
+
 ssd_status ssd_compile_spec(Arena *a, const ssd_compile_options *o, const char *to, PassHook *hook,
                             void *hook_ctx, Compiled *out) {
     memset(out, 0, sizeof *out);
@@ -56,12 +82,13 @@ ssd_status ssd_compile_spec(Arena *a, const ssd_compile_options *o, const char *
 #endif
     if (o->schedule && !ssd_schedule_parse(o->schedule, &u->schedule, &why))
         return fail_text(SSD_INVALID_ARGUMENT, "schedule: ", &why);
-    if (!ssd_pass_run(u, NULL, to, hook, hook_ctx)) {
+    if (!lower(u, to, hook, hook_ctx)) {
         st = ssd_fail(SSD_UNSUPPORTED, "schedule refused: %s", u->refusal.s ? u->refusal.s : "");
         ssd_text_free(&u->refusal);
         return st;
     }
     if (to) return SSD_OK;
+    if (ssd_target_is_cuda(m->target) && !ssd_nvrtc(&why)) return fail_text(SSD_NOT_FOUND, "", &why);
     Artifact *art = &out->artifact;
     i64 *scratch = NEWN(a, i64, u->prog->kernels.n);
     const void *code;

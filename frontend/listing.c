@@ -6,6 +6,8 @@
 // stands:
 //   ssd            h0, hT              a single operator
 //   NAME           NAME_h0, NAME_hT    an operator of several
+//   a band         LABEL_0, LABEL_T    its last keys, values and decays: key, value, log_decay or
+//                                      NAME_key ..
 //   shift, cumsum  LABEL_0, LABEL_T    LABEL is the let, the operand (`query`, NAME_query) or the
 //                                      output they stand in; LABEL2 .. for further ones there
 //   index(t)       t_0, t_T            tokens that came before, and that have been read
@@ -84,7 +86,7 @@ static void state_of_operator(Lister *l, Operator *op) {
     // for.
     if (op->mask == MASK_ANTICAUSAL && !op->init && !op->final) return;
     const char *prefix = op->named ? ssd_arena_printf(l->arena, "%s_", op->name) : "";
-    State st = {.automatic = !op->init && !op->final};
+    State st = {.automatic = !op->init && !op->final, .hint = "state"};
     st.in = op->init ? op->init : ssd_arena_printf(l->arena, "%sh0", prefix);
     st.out = op->final ? op->final : ssd_arena_printf(l->arena, "%shT", prefix);
     claim(l, op->init ? op->init_at : op->at, st.in, !op->init);
@@ -108,18 +110,57 @@ static void name_after_label(Lister *l, State *st) {
     } while (taken(l->spec, st->in) || taken(l->spec, st->out));
 }
 
+// Why one token of an operator cannot be computed from states; NULL when it can.
+static const char *why_no_step(const Operator *op) {
+    u32 axes = BIT(AXIS_B) | BIT(AXIS_T) | op->head | op->value | op->contracted;
+    switch (op->mask) {
+    case MASK_ANTICAUSAL: return "has mask anticausal, which reads the future";
+    case MASK_FULL: return "has mask full, which reads the future";
+    case MASK_BAND:
+        if (op->band - 1 > MAX_SHIFT) return "has a band too wide to carry from token to token";
+        return __builtin_popcount(axes) > 7 ? "has a band and 8 axes" : NULL;
+    case MASK_CAUSAL:
+    case MASK_STRICT: break;
+    }
+    return NULL;
+}
+
+// What the tokens of a band that came before a step have left: their keys, and of value and decay
+// what differs from token to token. Past the start there are keys of zero, which read as nothing.
+static void state_of_band(Lister *l, Operator *op, int operand) {
+    const Expr *e = op->arg[operand];
+    u32 axes = e->type.axes;
+    if (operand == QUERY || op->band < 2 || why_no_step(op)) return;
+    if (operand != KEY && !(axes & BIT(AXIS_T))) return;
+    for (u32 i = 0; i < l->spec->states.n; i++) {
+        const State *st = &l->spec->states.v[i];
+        if (!st->no_start || st->window != op->band - 1 || !ssd_expr_equal(st->owner, e)) continue;
+        op->window[operand] = (i32)i;
+        return;
+    }
+    State st = {.automatic = true, .no_start = true, .window = op->band - 1, .owner = e};
+    st.hint = operand == DECAY ? "decay" : "state";
+    name_after_label(l, &st);
+    st.ax[st.naxes++] = l->spec->packed ? AXIS_S : AXIS_B;
+    st.ax[st.naxes++] = AXIS_WINDOW;
+    add_axes(&st, axes & ~(BIT(AXIS_B) | BIT(AXIS_T)));
+    op->window[operand] = add_state(l, st, op->at);
+}
+
 static void state_of_call(Lister *l, Expr *e) {
     Spec *s = l->spec;
     const Func *f = &ssd_funcs[e->func];
     bool position = f->kind == CALL_INDEX && !strcmp(e->args[0]->name, "t");
     if (f->kind != CALL_SHIFT && f->kind != CALL_CUMSUM && !position) return;
     for (u32 i = 0; i < s->states.n; i++)
-        if (s->states.v[i].owner && ssd_expr_equal(s->states.v[i].owner, e)) {
+        if (s->states.v[i].owner && !s->states.v[i].no_start &&
+            ssd_expr_equal(s->states.v[i].owner, e)) {
             e->state = (i32)i;
             return;
         }
     State st = {.automatic = true,
                 .owner = e,
+                .hint = "state",
                 .window = f->kind == CALL_SHIFT ? (i32)e->args[1]->number : 0};
     Lister label = *l;
     if (position) label.label = "t", label.labels = 0;
@@ -162,6 +203,7 @@ static void states_of_calls(Lister *l) {
             if (!op->arg[k]) continue;
             start_label(l, op->named ? ssd_arena_printf(l->arena, "%s_%s", op->name, operands[k])
                                      : operands[k]);
+            if (op->mask == MASK_BAND) state_of_band(l, op, k);
             states_in(l, op->arg[k]);
         }
     for (u32 i = 0; i < s->outputs.n; i++) {
@@ -173,15 +215,11 @@ static void states_of_calls(Lister *l) {
 // --- Modes --------------------------------------------------------------------------------------
 
 static void check_modes(Lister *l) {
-    static const char *const reasons[] = {
-        [MASK_ANTICAUSAL] = "has mask anticausal, which reads the future",
-        [MASK_FULL] = "has mask full, which reads the future",
-        [MASK_BAND] = "has a band, whose state comes with a later version of ssdc"};
     Spec *s = l->spec;
-    for (u32 i = 0; i < s->ops.n && !s->no_step; i++)
-        if (s->ops.v[i].mask > MASK_STRICT)
-            s->no_step = ssd_arena_printf(l->arena, "operator '%s' %s", s->ops.v[i].name,
-                                          reasons[s->ops.v[i].mask]);
+    for (u32 i = 0; i < s->ops.n && !s->no_step; i++) {
+        const char *why = why_no_step(&s->ops.v[i]);
+        if (why) s->no_step = ssd_arena_printf(l->arena, "operator '%s' %s", s->ops.v[i].name, why);
+    }
     if (!s->modes_given) s->modes[MODE_FORWARD] = true, s->modes[MODE_STEP] = !s->no_step;
     if (s->modes[MODE_STEP] && s->no_step)
         ERROR_AT(l, s->mode_at[MODE_STEP], "no mode step: %s", s->no_step);
@@ -244,7 +282,7 @@ static void tensor_axes(const Spec *s, SpecTensor *t, const u8 *ax, int naxes, M
 }
 
 static SpecTensor state_tensor(Lister *l, const State *st, const char *name, Mode mode) {
-    SpecTensor t = {.name = name, .dtype = SSD_F32, .is_state = true, .hint = "state"};
+    SpecTensor t = {.name = name, .dtype = SSD_F32, .is_state = true, .hint = st->hint};
     t.optional = mode == MODE_FORWARD;
     t.automatic = st->automatic;
     for (int i = 0; i < st->naxes; i++) {
@@ -279,7 +317,8 @@ static void list_tensors(Lister *l, Mode mode) {
     }
     for (u32 i = 0; i < s->states.n; i++) {
         const State *st = &s->states.v[i];
-        vec_push(l->arena, &s->ins[mode], state_tensor(l, st, st->in, mode));
+        if (mode == MODE_STEP || !st->no_start)
+            vec_push(l->arena, &s->ins[mode], state_tensor(l, st, st->in, mode));
         vec_push(l->arena, &s->outs[mode], state_tensor(l, st, st->out, mode));
     }
     if (s->packed && mode == MODE_FORWARD) {

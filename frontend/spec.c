@@ -459,6 +459,7 @@ static int operator_key(const char *s) {
 
 static void read_operator(Reader *r, const YamlNode *n, const char *name, bool named, Place at) {
     Operator op = {.name = name, .named = named, .at = at, .mask_at = at, .state = -1};
+    for (int k = 0; k < OPERANDS; k++) op.window[k] = -1;
     for (u32 i = 0; i < n->n; i++) {
         const YamlNode *key = n->pairs[i].key, *value = n->pairs[i].value;
         int k = operator_key(key->text);

@@ -80,6 +80,7 @@ typedef struct Operator {
     u32 head;                 // BIT(AXIS_H), BIT(AXIS_G) or 0
     u32 contracted, value;    // feature axes
     i32 state;                // into states, -1: none
+    i32 window[OPERANDS];     // a band's, by operand, into states, -1: none
 } Operator;
 
 typedef struct Output {
@@ -96,11 +97,13 @@ typedef struct Output {
 // AXIS_S when the graph is packed.
 typedef struct State {
     const char *in, *out;
-    i32 window;     // of a shift: its distance
+    i32 window;     // of a shift: its distance; of a band: its width less the token itself
     bool automatic; // the spec does not name it
+    bool no_start;  // forward does not take it: what a band reads lies within the call
+    const char *hint;
     int naxes;
     u8 ax[8];
-    const Expr *owner; // shift, cumsum or index(t); NULL: an operator
+    const Expr *owner; // shift, cumsum, index(t) or a band's operand; NULL: an operator
 } State;
 
 typedef enum { MODE_FORWARD, MODE_STEP, MODE_BACKWARD, MODES } Mode;

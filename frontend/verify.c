@@ -236,10 +236,11 @@ static ssd_status run_tiles(Trial *t, const char *target, const char *schedule, 
 }
 
 // On CUDA, products whose operands were narrow in memory are made by tensor cores, from narrow
-// operands.
+// operands. The recurrence has none.
 static ssd_dtype products_of(const Trial *t, const char *target) {
     ssd_dtype narrowest = SSD_F32;
-    for (int i = 0; i < t->in.n && ssd_target_is_cuda(target); i++) {
+    bool mma = ssd_target_is_cuda(target) && t->ran.form != FORM_RECURRENT;
+    for (int i = 0; i < t->in.n && mma; i++) {
         ssd_dtype d = t->in.v[i].view.dtype;
         if (d == SSD_BF16 || (d == SSD_F16 && narrowest == SSD_F32)) narrowest = d;
     }

@@ -309,6 +309,22 @@ static void read_stream(Reader *r) {
     }
 }
 
+// Reads the text and lets go of libyaml's own memory, also when the arena gives up half way.
+static void run_parser(Arena *a, Reader *r) {
+    jmp_buf oom, *outer = a->oom;
+    if (outer && setjmp(oom)) {
+        yaml_parser_delete(&r->parser);
+        a->oom = outer;
+        longjmp(*outer, 1);
+    }
+    if (outer) a->oom = &oom;
+    yaml_parser_set_encoding(&r->parser, YAML_UTF8_ENCODING);
+    yaml_parser_set_input_string(&r->parser, (const unsigned char *)r->doc->text, r->doc->len);
+    read_stream(r);
+    yaml_parser_delete(&r->parser);
+    a->oom = outer;
+}
+
 bool ssd_yaml_parse(Arena *a, const char *text, size_t n, const char *file, Diag *d, YamlDoc *out) {
     *out = (YamlDoc){.file = file, .text = text, .len = n};
     Place top = {file, 1, 1};
@@ -333,19 +349,7 @@ bool ssd_yaml_parse(Arena *a, const char *text, size_t n, const char *file, Diag
         ssd_diag_add(d, DIAG_ERROR, (Place){file, 0, 0}, "out of memory");
         return false;
     }
-    // When the arena gives up half way, libyaml's own memory is released on the way out.
-    jmp_buf oom, *outer = a->oom;
-    if (outer && setjmp(oom)) {
-        yaml_parser_delete(&r->parser);
-        a->oom = outer;
-        longjmp(*outer, 1);
-    }
-    if (outer) a->oom = &oom;
-    yaml_parser_set_encoding(&r->parser, YAML_UTF8_ENCODING);
-    yaml_parser_set_input_string(&r->parser, (const unsigned char *)out->text, out->len);
-    read_stream(r);
-    yaml_parser_delete(&r->parser);
-    a->oom = outer;
+    run_parser(a, r);
     if (r->stop)
         out->root = NULL;
     else if (!out->root)

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// Which axis of each tile lies along vector lanes. Tiles that should be stored alike form trees; every
-// tree has one choice, and choices are improved one after the other under a price in vector accesses:
+// Which axis of each tile lies along vector lanes. Tiles that should be stored alike form trees;
+// every tree has one choice, and choices are improved one after the other under a price in vector
+// accesses:
 //
-//   S = mma q k : f32[i j]     lanes j want k stored [n j], a transposed load; lanes i want q stored [n i]
-//   y = mma M x : f32[i p]     lanes p take x as it lies in memory
+//   S = mma q k : f32[i j]     lanes j want k stored [n j], a transposed load; lanes i want q
+//   stored [n i] y = mma M x : f32[i p]     lanes p take x as it lies in memory
 //
 // A program has about ten trees with two choices each, so the whole search is some hundred prices.
 #include "layout.h"
@@ -15,12 +16,15 @@ static int pos_of(const TVal *v, u8 x) {
     return at ? (int)(at - v->ax) : -1;
 }
 
+// CPUs: whole vectors. GPUs: an odd number of 16-byte pieces, so that the same element of eight
+// neighbouring rows lies in eight banks of shared memory and a product's operand can be read along
+// either axis.
 i64 ssd_layout_padded(const Layout *l, u8 axis) {
-    i64 n = l->m->f32_lanes;
-    return (size(l, axis) + n - 1) / n * n;
+    i64 n = l->m->gpu ? 4 : l->m->f32_lanes, pieces = (size(l, axis) + n - 1) / n;
+    return (l->m->gpu ? pieces | 1 : pieces) * n;
 }
 
-// --- Views -----------------------------------------------------------------------------------------------
+// --- Views ---------------------------------------------------------------------------------------
 bool ssd_layout_is_view(const TOp *o) {
     return o->op == TOP_RENAME || o->op == TOP_SPLIT || o->op == TOP_SLICE || o->op == TOP_AT;
 }
@@ -38,7 +42,8 @@ Val ssd_layout_root(const Layout *l, Val v) {
 // The axis of the viewed memory that a view's axis walks with the same stride, or 0.
 static u8 root_axis(const Layout *l, Val v, u8 x) {
     for (const TOp *o; x && (o = view_of(l, v)); v = o->a) {
-        if (o->op == TOP_RENAME) x = x == o->ax[1] ? o->ax[0] : o->ax[3] && x == o->ax[3] ? o->ax[2] : x;
+        if (o->op == TOP_RENAME)
+            x = x == o->ax[1] ? o->ax[0] : o->ax[3] && x == o->ax[3] ? o->ax[2] : x;
         if (o->op == TOP_SLICE && x == o->ax[1]) x = o->ax[0];
         if (o->op == TOP_SPLIT) x = x == o->ax[2] ? o->ax[0] : x == o->ax[1] ? 0 : x;
     }
@@ -72,7 +77,7 @@ static void view_strides(const Layout *l, const TOp *o) {
     }
 }
 
-// --- Trees -----------------------------------------------------------------------------------------------
+// --- Trees ---------------------------------------------------------------------------------------
 // The root of v's tree; perm[i] is the position in v of the root's axis i.
 static Val tree(const Layout *l, Val v, u8 perm[6]) {
     for (u8 i = 0; i < 6; i++) perm[i] = i;
@@ -90,7 +95,7 @@ static void tie(Layout *l, Val v, Val w) {
     Val a = ssd_layout_root(l, v), b = ssd_layout_root(l, w);
     int n = val(l, v)->naxes;
     if (val(l, a)->naxes != n || val(l, b)->naxes != n) return;
-    u8 same[6] = {0};  // axis i of a is axis same[i] of b
+    u8 same[6] = {0}; // axis i of a is axis same[i] of b
     for (int i = 0; i < n; i++) {
         u8 x = val(l, v)->ax[i];
         int ia = pos_of(val(l, a), root_axis(l, v, x)), ib = pos_of(val(l, b), root_axis(l, w, x));
@@ -147,7 +152,7 @@ static void tie_op(Layout *l, TOp *o) {
     }
 }
 
-// --- Strides from lanes ----------------------------------------------------------------------------------
+// --- Strides from lanes --------------------------------------------------------------------------
 static void dense_strides(const Layout *l, Val v) {
     u8 perm[6];
     Val root = tree(l, v, perm);
@@ -170,19 +175,20 @@ void ssd_layout_strides(Layout *l) {
     for (u32 i = 0; i < l->vals.n; i++) {
         Val v = l->vals.v[i];
         const TOp *view = view_of(l, v);
-        if (view) view_strides(l, view);
-        else if (val(l, v)->naxes) dense_strides(l, v);
+        if (view)
+            view_strides(l, view);
+        else if (val(l, v)->naxes)
+            dense_strides(l, v);
     }
 }
 
-// --- Products --------------------------------------------------------------------------------------------
-static bool free_in(const Layout *l, const TOp *o, Val v, Val other, u8 x) {
-    (void)o;
+// --- Products ------------------------------------------------------------------------------------
+static bool free_in(const Layout *l, Val v, Val other, u8 x) {
     return pos_of(val(l, v), x) >= 0 && pos_of(val(l, other), x) < 0;
 }
 
 Val ssd_layout_mma_b(const Layout *l, const TOp *o, u8 lane) {
-    return free_in(l, o, o->a, o->b, lane) ? o->a : free_in(l, o, o->b, o->a, lane) ? o->b : 0;
+    return free_in(l, o->a, o->b, lane) ? o->a : free_in(l, o->b, o->a, lane) ? o->b : 0;
 }
 
 u8 ssd_layout_mma_lane(const Layout *l, const TOp *o) {
@@ -205,12 +211,14 @@ static double mma_price(const Layout *l, const TOp *o) {
     if (!b) return 1e15;
     for (int i = 0; i < val(l, o->a)->naxes; i++) fma *= (double)size(l, val(l, o->a)->ax[i]);
     for (int i = 0; i < val(l, o->b)->naxes; i++)
-        if (pos_of(val(l, o->a), val(l, o->b)->ax[i]) < 0) fma *= (double)size(l, val(l, o->b)->ax[i]);
-    double pad = (double)ssd_layout_padded(l, x) / (double)size(l, x), price = fma * pad / lanes / 2;
+        if (pos_of(val(l, o->a), val(l, o->b)->ax[i]) < 0)
+            fma *= (double)size(l, val(l, o->b)->ax[i]);
+    double pad = (double)ssd_layout_padded(l, x) / (double)size(l, x),
+           price = fma * pad / lanes / 2;
+    if (l->m->gpu) return price; // any strides
     if (ssd_nest_stride(l->p, b, x) != 1) price += elements(l, b) * 2;
     if (o->c && ssd_nest_stride(l->p, o->c, x) != 1) price += elements(l, o->c) * 2;
-    // Rows of the other operand are read one element at a time: best along the contraction or the rows.
-    return price;
+    return price; // of the other operand single elements are read, at any stride
 }
 
 static double op_price(const Layout *l, const TOp *o) {
@@ -223,6 +231,7 @@ static double op_price(const Layout *l, const TOp *o) {
     if (!o->out || ssd_layout_is_view(o) || o->op == TOP_BUF || !val(l, o->out)->naxes) return 0;
     const Lay *lay = &val(l, o->out)->lay;
     u8 lane = lay->ax[lay->naxes - 1];
+    if (o->op == TOP_INV && lane != o->ax[0] && lane != o->ax[1]) return 1e15;
     ssd_nest_plan(l->p, o, o, l->m->f32_lanes, lane, &nest);
     if (o->op == TOP_CAT && lane == o->ax[1] && ssd_nest_stride(l->p, o->a, o->ax[0]) != 1)
         nest.cost += elements(l, o->out);
@@ -234,11 +243,11 @@ static double op_price(const Layout *l, const TOp *o) {
 static double price(Layout *l) {
     double sum = 0;
     ssd_layout_strides(l);
-    for (u32 i = 0; i < l->ops.n; i++) sum += op_price(l, l->ops.v[i]);
+    for (u32 i = 0; i < l->ops.n; i++) sum += l->times.v[i] * op_price(l, l->ops.v[i]);
     return sum;
 }
 
-// --- Search ----------------------------------------------------------------------------------------------
+// --- Search --------------------------------------------------------------------------------------
 // A first guess: as the tensor lies in memory, else the last axis.
 static void first_guess(Layout *l, Val v) {
     u8 perm[6];

@@ -1,22 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
-// Buffers of a kernel's tiles. Values that may be one piece of memory become one class, in this order:
-// a loop's carry with what it starts as and what it becomes (else a copy stands on that edge), an mma and
-// its accumulator, a map and an operand of the same layout that dies there. Classes whose lives do not
-// meet share a slot.
+// Buffers of a kernel's tiles. Values that may be one piece of memory become one class, in this
+// order: a loop's carry with what it starts as and what it becomes (else a copy stands on that
+// edge), an mma and its accumulator, a map and an operand of the same layout that dies there.
+// Classes whose lives do not meet share a slot.
 //
-// Life is a set of points on the kernel's text, two for each op (reads, then writes). It is kept twice:
-// `tight` knows that an op reads an element before it writes the same one, for merging values of equal
-// layout; `wide` lets every operand live past the whole nest, for sharing memory in any shape.
+// Life is a set of points on the kernel's text, two for each op (reads, then writes). It is kept
+// twice: `tight` knows that an op reads an element before it writes the same one, for merging
+// values of equal layout; `wide` lets every operand live past the whole nest, for sharing memory in
+// any shape.
 #include "layout.h"
 
 typedef struct Loop {
     TOp *op;
-    int up, pos, end;  // index of the loop around, position of the op and of its end
+    int up, pos, end; // index of the loop around, position of the op and of its end
 } Loop;
 typedef struct Point {
     TOp *op;
     TBlock *block;
-    int loop, pos, first, last;  // innermost loop around; extent of the nest it belongs to
+    int loop, pos, first, last; // innermost loop around; extent of the nest it belongs to
 } Point;
 typedef struct Life {
     u64 *tight, *wide;
@@ -32,22 +33,23 @@ typedef struct Mem {
     VEC(Loop) loops;
     VEC(Point) points;
     int npos, words;
-    Life *life;  // by value
-    Point *at;   // the op whose operands are being visited
+    Life *life; // by value
+    Point *at;  // the op whose operands are being visited
 } Mem;
 
 static TVal *val(const Mem *m, Val v) { return &m->p->vals.v[v]; }
 static bool in_memory(const Mem *m, Val v) { return val(m, v)->lay.space == SP_MEM; }
 
-// --- Positions -------------------------------------------------------------------------------------------
+// --- Positions -----------------------------------------------------------------------------------
 static void number(Mem *m, TBlock *b, int loop) {
     for (TOp *o = b->first; o;) {
         TOp *last = ssd_nest_op(m->p, o) ? ssd_nest_last(m->p, o) : o;
         int first = m->npos;
         u32 from = m->points.n;
         for (;; o = o->next) {
-            vec_push(m->p->arena, &m->points,
-                     ((Point){.op = o, .block = b, .loop = loop, .pos = m->npos++, .first = first}));
+            vec_push(
+                m->p->arena, &m->points,
+                ((Point){.op = o, .block = b, .loop = loop, .pos = m->npos++, .first = first}));
             if (o == last) break;
         }
         for (u32 i = from; i < m->points.n; i++) m->points.v[i].last = m->npos - 1;
@@ -98,13 +100,14 @@ static void live_to(Mem *m, Val v, int tight_end, int wide_end, int use_loop) {
     set(f->wide, from_wide, wide_end);
 }
 
-// --- Which reads precede the write of the same element -------------------------------------------------------
+// --- Which reads precede the write of the same element -------------------------------------------
 static bool same_layout(const Mem *m, Val a, Val b) {
     const Lay *x = &val(m, a)->lay, *y = &val(m, b)->lay;
     if (val(m, a)->dtype != val(m, b)->dtype) return false;
     if (x->space != SP_MEM || y->space != SP_MEM || x->naxes != y->naxes || x->offset || y->offset)
         return false;
-    return !memcmp(x->ax, y->ax, x->naxes) && !memcmp(x->stride, y->stride, x->naxes * sizeof *x->stride);
+    return !memcmp(x->ax, y->ax, x->naxes) &&
+           !memcmp(x->stride, y->stride, x->naxes * sizeof *x->stride);
 }
 
 static bool reads_in_step(const Mem *m, const TOp *o, Val v) {
@@ -166,7 +169,7 @@ static void lives(Mem *m) {
     }
 }
 
-// --- Classes ---------------------------------------------------------------------------------------------
+// --- Classes -------------------------------------------------------------------------------------
 static Val find(const Mem *m, Val v) {
     while (m->life[v].cls != v) v = m->life[v].cls;
     return v;
@@ -206,7 +209,7 @@ static TOp *new_copy(Mem *m, Val from, Val like) {
     o->op = TOP_COPY;
     o->a = from;
     o->out = w;
-    m->l->info[w].def = o;  // known: a later scan keeps its tree
+    m->l->info[w].def = o; // known: a later scan keeps its tree
     return o;
 }
 
@@ -224,8 +227,8 @@ static bool is_sibling(const TOp *loop, int own, Val v) {
 }
 
 // Merges what meets on the edges of a loop. Where that fails, puts a copy on the edge and returns
-// false: positions have moved, all starts anew. Copies before a yield are appended after earlier ones, so
-// that every carry has been read before the first of them is written.
+// false: positions have moved, all starts anew. Copies before a yield are appended after earlier
+// ones, so that every carry has been read before the first of them is written.
 static bool merge_loop(Mem *m, const Point *pt) {
     TOp *o = pt->op, *y = o->body.last;
     for (int pass = 0; pass < 2; pass++)
@@ -261,18 +264,20 @@ static void merge_operand(void *ctx, Val v) {
 static void merge_in_place(Mem *m) {
     for (u32 i = 0; i < m->points.n; i++) {
         const TOp *o = m->points.v[i].op;
-        if (o->op == TOP_MMA && o->c) merge(m, o->out, o->c);
+        if (o->op == TOP_MMA && o->c && in_memory(m, o->c)) merge(m, o->out, o->c);
         if (o->op == TOP_PUT || o->op == TOP_SCAN) merge(m, o->out, o->a);
     }
     for (u32 i = 0; i < m->points.n; i++) {
         const TOp *o = m->points.v[i].op;
         MergeInto t = {m, o->out};
-        if (o->op == TOP_MAP && val(m, o->out)->naxes)
-            ssd_nest_operands(m->p, o, merge_operand, &t);
+        if (o->op != TOP_MAP || !val(m, o->out)->naxes) continue;
+        if (!in_memory(m, o->out) && o->next && o->next->op == TOP_MMA)
+            t.out = o->next->out; // its accumulator
+        ssd_nest_operands(m->p, o, merge_operand, &t);
     }
 }
 
-// --- Slots -----------------------------------------------------------------------------------------------
+// --- Slots ---------------------------------------------------------------------------------------
 typedef struct Slot {
     u64 *wide;
     i64 bytes;
@@ -294,7 +299,8 @@ static void assign(Mem *m, Slots *slots, Val root) {
     for (u32 i = 0; i < slots->n && !s; i++)
         if (!meet(m, slots->v[i].wide, f->wide)) s = &slots->v[i];
     if (!s) {
-        Val b = ssd_prog_val(m->p, ssd_arena_printf(m->p->arena, "b%u", slots->n), SSD_NONE, NULL, 0);
+        Val b =
+            ssd_prog_val(m->p, ssd_arena_printf(m->p->arena, "b%u", slots->n), SSD_NONE, NULL, 0);
         val(m, b)->lay.space = SP_MEM;
         vec_push(m->p->arena, slots, ((Slot){.wide = NEWN(m->p->arena, u64, m->words), .buf = b}));
         s = &slots->v[slots->n - 1];
@@ -309,11 +315,12 @@ static void allocate(Mem *m) {
     Slots slots = {0};
     u32 n = l->vals.n;
     bool *done = NEWN(m->p->arena, bool, n + 1);
-    for (;;) {  // largest class first
+    for (;;) { // largest class first
         u32 best = n;
         for (u32 i = 0; i < n; i++) {
             Val v = l->vals.v[i];
-            if (done[i] || !in_memory(m, v) || ssd_layout_root(l, v) != v || find(m, v) != v) continue;
+            if (done[i] || !in_memory(m, v) || ssd_layout_root(l, v) != v || find(m, v) != v)
+                continue;
             if (best == n || m->life[v].bytes > m->life[l->vals.v[best]].bytes) best = i;
         }
         if (best == n) break;
@@ -322,7 +329,8 @@ static void allocate(Mem *m) {
     }
     for (u32 i = 0; i < n; i++) {
         Val v = l->vals.v[i], root = ssd_layout_root(l, v);
-        if (in_memory(m, root) && in_memory(m, v)) val(m, v)->lay.buf = val(m, find(m, root))->lay.buf;
+        if (in_memory(m, root) && in_memory(m, v))
+            val(m, v)->lay.buf = val(m, find(m, root))->lay.buf;
     }
     for (u32 i = slots.n; i-- > 0;) {
         TOp *o = NEW(m->p->arena, TOp);
@@ -335,9 +343,10 @@ static void allocate(Mem *m) {
     }
 }
 
-// --- Loads in place --------------------------------------------------------------------------------------
-// A tile that lies in its tensor just as it would in its buffer need not be copied: the load is marked
-// `inplace`, the emitter compares strides and bounds at run time and copies when they differ.
+// --- Loads in place ------------------------------------------------------------------------------
+// A tile that lies in its tensor just as it would in its buffer need not be copied: the load is
+// marked `inplace`, the emitter compares strides and bounds at run time and copies when they
+// differ.
 static bool unwritten(const Mem *m, u16 tensor) {
     const TTensor *t = &m->p->tensors.v[tensor];
     for (u32 i = 1; i < m->p->tensors.n; i++) {
@@ -387,10 +396,11 @@ static void mark_in_place(Mem *m) {
     for (u32 i = 0; i < m->points.n; i++) {
         TOp *o = m->points.v[i].op;
         if (o->op != TOP_LOAD || !val(m, o->out)->naxes || !in_memory(m, o->out)) continue;
-        if (val(m, o->out)->dtype != SSD_F32 || m->p->tensors.v[o->tensor].dtype != SSD_F32) continue;
+        if (val(m, o->out)->dtype != SSD_F32 || m->p->tensors.v[o->tensor].dtype != SSD_F32)
+            continue;
         if (m->points.v[i].first != m->points.v[i].last) continue;
         if (!unwritten(m, o->tensor) || !lies_dense(m, o)) continue;
-        Edge e = {m->l, o->out, false};  // what a loop carries must be in its buffer
+        Edge e = {m->l, o->out, false}; // what a loop carries must be in its buffer
         for (u32 k = 0; k < m->points.n; k++)
             if (m->points.v[k].op->init) ssd_nest_operands(m->p, m->points.v[k].op, on_edge, &e);
         if (!e.found) o->flags |= TF_INPLACE;
@@ -422,6 +432,6 @@ static bool try_all(Mem *m) {
 void ssd_layout_mem(Layout *l) {
     Mem m = {.l = l};
     while (!try_all(&m)) {}
-    mark_in_place(&m);
+    if (!l->m->gpu) mark_in_place(&m);
     allocate(&m);
 }

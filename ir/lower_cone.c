@@ -218,16 +218,21 @@ static Ex cone_shift(Lower *l, Ctx *c, const Node *n) {
     return ssd_ex_fn(l->p, FN_WHERE, ssd_lower_fn(l, FN_GE, tau, idx(l, n->k)), then, past);
 }
 
-// The tile axes of a node here: the rows and its features.
+// The tile axes of a node here: the rows, its window and its features.
 static int node_tile_axes(Lower *l, const Ctx *c, const Node *n, u8 out[8]) {
     int k = 0;
     const Ctx *t = time_ctx(l, c);
     for (int i = 0; i < n->naxes; i++) {
         AxisKind kind = l->g->axes.v[n->ax[i]].kind;
         if (n->ax[i] == l->time && t && t->row) out[k++] = t->row;
-        if (kind == AX_FEATURE) out[k++] = ssd_cone_tile_axis(l, n->ax[i]);
+        if (kind == AX_FEATURE || kind == AX_WINDOW) out[k++] = ssd_cone_tile_axis(l, n->ax[i]);
     }
     return k;
+}
+
+static bool over_heads(const Lower *l, const Node *n) {
+    AxisKind kind = l->g->axes.v[n->a0].kind;
+    return n->op == OP_FOLD || kind == AX_HEAD || kind == AX_GROUP;
 }
 
 // A reduction over heads walks them in a loop.
@@ -333,7 +338,7 @@ static Ex cone_op(Lower *l, Ctx *c, Ref r) {
         if (n->dtype == SSD_F32) return ssd_cone(l, c, n->arg[0]);
         return ssd_ex_val(l->p, ssd_tile_map(&b, name, n->dtype, ssd_cone(l, c, n->arg[0])));
     case OP_SUM: case OP_AMAX: case OP_FOLD:
-        if (n->op == OP_FOLD || l->g->axes.v[n->a0].kind != AX_FEATURE) return reduce_heads(l, c, n);
+        if (over_heads(l, n)) return reduce_heads(l, c, n);
         return ssd_ex_val(l->p, ssd_tile_reduce(&b, name, n->op == OP_AMAX, ssd_cone_tile_axis(l, n->a0),
                                                 ssd_cone(l, c, n->arg[0])));
     case OP_CAT: return cone_cat(l, c, r);

@@ -5,6 +5,12 @@
 
 #include "../runtime/base.h"
 
+typedef enum {
+#define MMA(id, rows, vectors, doc) MMA_##id,
+#include "mma.def"
+    MMA__COUNT
+} MmaAtom;
+
 typedef struct Machine {
     const char *target;   // "cpu-x86-64-v4" ..: part of the cache key
     const char *arch;     // LLVM triple's first part: "x86_64", "aarch64"
@@ -14,7 +20,9 @@ typedef struct Machine {
     int f32_lanes;        // vector_bits / 32
     bool fma, f16c, bf16_dot, amx;
     i64 l1, l2;           // bytes a core
-    int mma_rows, mma_vecs;  // register block of the f32 mma: rows of A x vectors of B
+    MmaAtom mma;             // the atom of f32 products, and its block: rows of A x vectors of B
+    int mma_rows, mma_vecs;
+    bool gpu;             // blocks of threads; l1 is the shared memory that a block may use
 } Machine;
 
 #endif

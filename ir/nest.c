@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// Loop nests of elementwise ops: which ops share one, in which order it runs, which axis is vectorised.
+// Loop nests of elementwise ops: which ops share one, in which order it runs, which axis is
+// vectorised.
 #include "nest.h"
 
 enum { MAX_AXES = 8, LANES_UNROLLED = 8 };
 
 static const Expr *at(const Prog *p, Ex e) { return &p->exs.v[e]; }
 
-// --- What an op reads ----------------------------------------------------------------------------------
+// --- What an op reads ----------------------------------------------------------------------------
 void ssd_nest_ex_vals(const Prog *p, Ex e, ValVisit *f, void *ctx) {
     if (!e) return;
     const Expr *x = at(p, e);
@@ -26,7 +27,7 @@ void ssd_nest_operands(const Prog *p, const TOp *o, ValVisit *f, void *ctx) {
     for (int i = 0; o->init && i < o->ncarry; i++) ssd_nest_ex_vals(p, o->init[i], f, ctx);
 }
 
-// --- Axes ----------------------------------------------------------------------------------------------
+// --- Axes ----------------------------------------------------------------------------------------
 static void add_axis(u8 *ax, int *n, u8 x) {
     if (memchr(ax, x, (size_t)*n)) return;
     if (*n == MAX_AXES) SSD_BUG("a loop nest over more than %d axes", MAX_AXES);
@@ -96,7 +97,7 @@ TOp *ssd_nest_last(const Prog *p, TOp *first) {
     }
 }
 
-// --- Indices -------------------------------------------------------------------------------------------
+// --- Indices -------------------------------------------------------------------------------------
 static bool is_const(const Prog *p, Ex e, i64 *v) {
     if (at(p, e)->kind != EX_NUM) return false;
     *v = (i64)at(p, e)->num;
@@ -112,10 +113,8 @@ static bool affine(const Prog *p, Ex e, i64 scale, i64 *coef) {
         return true;
     }
     if (x->kind == EX_FN) switch (x->fn) {
-        case FN_ADD:
-            return affine(p, x->arg[0], scale, coef) && affine(p, x->arg[1], scale, coef);
-        case FN_SUB:
-            return affine(p, x->arg[0], scale, coef) && affine(p, x->arg[1], -scale, coef);
+        case FN_ADD: return affine(p, x->arg[0], scale, coef) && affine(p, x->arg[1], scale, coef);
+        case FN_SUB: return affine(p, x->arg[0], scale, coef) && affine(p, x->arg[1], -scale, coef);
         case FN_NEG: return affine(p, x->arg[0], -scale, coef);
         case FN_MUL:
             if (is_const(p, x->arg[0], &k)) return affine(p, x->arg[1], k * scale, coef);
@@ -138,7 +137,7 @@ u8 ssd_nest_contiguous(const Prog *p, const TOp *o) {
         if (coef[x] && (coef[x] != 1 || found)) return 0;
         if (coef[x]) found = (u8)x;
     }
-    for (int d = 0; found && d + 1 < o->nidx; d++) {  // not a diagonal
+    for (int d = 0; found && d + 1 < o->nidx; d++) { // not a diagonal
         u8 ax[8];
         int n = ssd_ex_axes(p, o->idx[d], ax);
         if (memchr(ax, found, (size_t)n)) return 0;
@@ -153,7 +152,7 @@ i64 ssd_nest_stride(const Prog *p, Val v, u8 axis) {
     return 0;
 }
 
-// --- The plan ------------------------------------------------------------------------------------------
+// --- The plan ------------------------------------------------------------------------------------
 typedef struct Price {
     const Prog *p;
     u8 lane;
@@ -200,7 +199,8 @@ static void outer_order(const Prog *p, const TOp *first, const TOp *last, u8 *ax
     }
 }
 
-void ssd_nest_plan(const Prog *p, const TOp *first, const TOp *last, int lanes, u8 lane, Nest *out) {
+void ssd_nest_plan(const Prog *p, const TOp *first, const TOp *last, int lanes, u8 lane,
+                   Nest *out) {
     u8 ax[8];
     int n = ssd_nest_axes(p, first, ax);
     *out = (Nest){.n = n, .lane = -1};

@@ -1,32 +1,33 @@
 // SPDX-License-Identifier: Apache-2.0
-// Elementwise tile ops (load, store, map, reduce, fill, copy) run on CPUs as loop nests. Neighbours that
-// walk the same axes may share one nest: then a value that only they use lives in registers (SP_REG).
+// Elementwise tile ops (load, store, map, reduce, fill, copy) run on CPUs as loop nests. Neighbours
+// that walk the same axes may share one nest: then a value that only they use lives in registers
+// (SP_REG).
 //
 //     s0 = load h0[b, h, p, n]  : f32[p n] @reg(p n)
 //     s1 = map {s0*a + x*k}     : f32[p n] @reg(p n)         one nest over p, n with lanes n
 //     store st[b, h, p, n] = s1
 //     y_ = reduce sum n {s1*q}  : f32[p] @mem(p) in b1
 //
-// The text says it all: a nest reaches from the definition of a register value to the last op that uses
-// one, so passes, interpreter and emitters agree without a further mark.
+// The text says it all: a nest reaches from the definition of a register value to the last op that
+// uses one, so passes, interpreter and emitters agree without a further mark.
 #ifndef SSD_NEST_H
 #define SSD_NEST_H
 
 #include "tile.h"
 
 typedef struct Nest {
-    int n;       // loops, outermost first
+    int n; // loops, outermost first
     u8 ax[8];
     int lane;    // index in ax of the axis along vector lanes
     u8 reduce;   // the axis its reduces remove, 0: none
     double cost; // vector accesses, an element by element access counting as `lanes`
 } Nest;
 
-bool ssd_nest_op(const Prog *p, const TOp *o);          // may it be part of a nest?
-int ssd_nest_axes(const Prog *p, const TOp *o, u8 out[8]);  // the axes it walks
-TOp *ssd_nest_last(const Prog *p, TOp *first);          // last op of the nest that starts at `first`
-// Loop order and lane axis of the nest first..last for vectors of `lanes` f32; with lane != 0 that axis
-// is taken. Layouts must be set.
+bool ssd_nest_op(const Prog *p, const TOp *o);             // may it be part of a nest?
+int ssd_nest_axes(const Prog *p, const TOp *o, u8 out[8]); // the axes it walks
+TOp *ssd_nest_last(const Prog *p, TOp *first); // last op of the nest that starts at `first`
+// Loop order and lane axis of the nest first..last for vectors of `lanes` f32; with lane != 0 that
+// axis is taken. Layouts must be set.
 void ssd_nest_plan(const Prog *p, const TOp *first, const TOp *last, int lanes, u8 lane, Nest *out);
 
 // Calls f for every value an op reads (not those of the ops in its body).
@@ -34,10 +35,11 @@ typedef void ValVisit(void *ctx, Val v);
 void ssd_nest_operands(const Prog *p, const TOp *o, ValVisit *f, void *ctx);
 void ssd_nest_ex_vals(const Prog *p, Ex e, ValVisit *f, void *ctx);
 
-// The coefficient of every tile axis in an index expression; false when an axis stands in a function
-// that is not linear.
+// The coefficient of every tile axis in an index expression; false when an axis stands in a
+// function that is not linear.
 bool ssd_nest_affine(const Prog *p, Ex e, i64 coef[256]);
-u8 ssd_nest_contiguous(const Prog *p, const TOp *o);  // the axis along a tensor's last dimension, 0: none
-i64 ssd_nest_stride(const Prog *p, Val v, u8 axis);   // of a placed value; 0: it lacks the axis
+u8 ssd_nest_contiguous(const Prog *p,
+                       const TOp *o); // the axis along a tensor's last dimension, 0: none
+i64 ssd_nest_stride(const Prog *p, Val v, u8 axis); // of a placed value; 0: it lacks the axis
 
 #endif

@@ -8,6 +8,11 @@
 #include "schedule.h"
 #include "tile.h"
 
+typedef enum {
+#define REASON(id, text) REASON_##id,
+#include "reasons.def"
+} Reason;
+
 typedef struct Unit {
     Arena *arena;
     Graph *graph;      // until chunk
@@ -16,7 +21,9 @@ typedef struct Unit {
     const Machine *machine;
     bool verify;       // check the IR after each pass (always in the sanitized build)
     Text refusal;      // set when a schedule does not fit: the reason, by name (reasons.def)
+    Reason refused;    // the same
 } Unit;
+void ssd_refuse(Unit *u, Reason r);  // sets both
 
 typedef enum { LEVEL_GRAPH, LEVEL_TILE } Level;
 typedef struct Pass {

@@ -6,17 +6,17 @@
 // short chunks do less work; a band is quadratic inside its width; a step is one token of the recurrence.
 #include "pass.h"
 
-typedef enum {
-#define REASON(id, text) REASON_##id,
-#include "reasons.def"
-} Reason;
 static const char *const reasons[] = {
 #define REASON(id, text) [REASON_##id] = #id ": " text,
 #include "reasons.def"
 };
 
-static bool refuse(Unit *u, Reason r) {
+void ssd_refuse(Unit *u, Reason r) {
+    u->refused = r;
     ssd_text_printf(&u->refusal, "%s", reasons[r]);
+}
+static bool refuse(Unit *u, Reason r) {
+    ssd_refuse(u, r);
     return false;
 }
 
@@ -71,7 +71,8 @@ bool ssd_pass_form(Unit *u) {
     if (!s->q) s->q = spec_chunk(u->graph->chunk, want);
     if (!s->q) s->q = want;
     if (s->q < 1 || s->q > 1024) return refuse(u, REASON_CHUNK_RANGE);
-    if (!s->block) s->block = 8;
-    if (s->hoist < 0) s->hoist = s->form == FORM_CHUNKED;
+    bool gpu = u->machine && u->machine->gpu;  // a step's whole head at once; tensor cores form scores again
+    if (!s->block) s->block = gpu && u->graph->step ? 64 : 8;
+    if (s->hoist < 0) s->hoist = s->form == FORM_CHUNKED && !gpu;
     return memcmp(&asked, s, sizeof asked) != 0;
 }

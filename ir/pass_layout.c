@@ -2,19 +2,21 @@
 // T0 -> T1, second half: every tile gets a storage order, strides and a buffer.
 //
 //   k = load B[b, c*64+j, h, n] : f32[j n]         k  = load .. : f32[j n] @mem(j n) in b0
-//   S = mma q k : f32[i j]                   ->    kt = copy k : f32[j n] @mem(n j) in b4     (unless k can be loaded so)
-//   sd = map {s*exp2(e)} : f32[p n]                S  = mma q kt : f32[i j] @mem(i j) in b2
-//                                                  sd = map {..} : f32[p n] @mem(n p) in b1   the buffer of s
+//   S = mma q k : f32[i j]                   ->    kt = copy k : f32[j n] @mem(n j) in b4 (unless k
+//   can be loaded so) sd = map {s*exp2(e)} : f32[p n]                S  = mma q kt : f32[i j]
+//   @mem(i j) in b2
+//                                                  sd = map {..} : f32[p n] @mem(n p) in b1   the
+//                                                  buffer of s
 //
-// In order: lane axes by search (layout_lane.c); copies where a product's operand lies wrong; neighbours that
-// share a loop nest and the values that so stay in registers; buffers by liveness, with in-place updates
-// and carries that meet themselves (layout_mem.c).
-// Needs: pass_place. Leaves: T1 as described in tile.h and nest.h.
+// In order: lane axes by search (layout_lane.c); copies where a product's operand lies wrong;
+// neighbours that share a loop nest and the values that so stay in registers; buffers by liveness,
+// with in-place updates and carries that meet themselves (layout_mem.c). Needs: pass_place. Leaves:
+// T1 as described in tile.h and nest.h.
 #include "layout.h"
 
 static TVal *val(const Layout *l, Val v) { return &l->p->vals.v[v]; }
 
-// --- Facts -----------------------------------------------------------------------------------------------
+// --- Facts ---------------------------------------------------------------------------------------
 static void grow(Layout *l) {
     u32 n = l->p->vals.n;
     if (n <= l->ninfo) return;
@@ -25,7 +27,7 @@ static void grow(Layout *l) {
 }
 
 static void define(Layout *l, Val v, TOp *o) {
-    if (!l->info[v].def) {
+    if (!l->info[v].up) {
         l->info[v].up = v;
         for (u8 i = 0; i < 6; i++) l->info[v].perm[i] = i;
     }
@@ -33,19 +35,28 @@ static void define(Layout *l, Val v, TOp *o) {
     if (val(l, v)->naxes) vec_push(l->p->arena, &l->vals, v);
 }
 
-static void scan(Layout *l, TBlock *b) {
+// How often a loop's body runs, for prices: what is known, else a guess.
+static double turns(const Layout *l, const TOp *o) {
+    const Expr *lo = &l->p->exs.v[o->lo], *hi = &l->p->exs.v[o->hi];
+    if (o->op == TOP_IF) return 1;
+    if (lo->kind == EX_NUM && hi->kind == EX_NUM) return MAX(hi->num - lo->num, 0);
+    return o->op == TOP_EACH ? 4 : 32;
+}
+
+static void scan(Layout *l, TBlock *b, double times) {
     for (TOp *o = b->first; o; o = o->next) {
         vec_push(l->p->arena, &l->ops, o);
+        vec_push(l->p->arena, &l->times, times);
         if (o->out) define(l, o->out, o);
         for (int i = 0; o->carry && i < o->ncarry; i++) define(l, o->carry[i], o);
-        scan(l, &o->body);
+        if (o->body.first) scan(l, &o->body, times * turns(l, o));
     }
 }
 
 void ssd_layout_scan(Layout *l) {
     grow(l);
-    l->vals.n = l->ops.n = 0;
-    scan(l, &l->k->body);
+    l->vals.n = l->ops.n = l->times.n = 0;
+    scan(l, &l->k->body, 1);
 }
 
 Val ssd_layout_copy_of(Layout *l, Val v) {
@@ -59,11 +70,13 @@ Val ssd_layout_copy_of(Layout *l, Val v) {
     return w;
 }
 
-// --- Products read and write what they can ---------------------------------------------------------------
+// --- Products read and write what they can -------------------------------------------------------
 static void insert(TBlock *b, TOp *prev, TOp *o) {
     o->next = prev ? prev->next : b->first;
-    if (prev) prev->next = o;
-    else b->first = o;
+    if (prev)
+        prev->next = o;
+    else
+        b->first = o;
     if (b->last == prev) b->last = o;
 }
 
@@ -104,7 +117,7 @@ static void mma_copies(Layout *l, TBlock *b) {
         mma_copies(l, &o->body);
         if (o->op != TOP_MMA) continue;
         u8 lane = ssd_layout_mma_lane(l, o);
-        if (!lane) {  // the result is wanted along an axis no operand has alone
+        if (!lane) { // the result is wanted along an axis no operand has alone
             lane = a_free_axis(l, o);
             Val out = o->out;
             o->out = lane_copy(l, out, lane);
@@ -126,17 +139,17 @@ static void mma_copies(Layout *l, TBlock *b) {
     }
 }
 
-// --- Shared nests ----------------------------------------------------------------------------------------
-enum { MAX_RUN = 16 };
+// --- Shared nests --------------------------------------------------------------------------------
+enum { MAX_RUN = 16, MAX_REDUCES = 4 };
 typedef struct Run {
     Layout *l;
-    TBlock *b;
     TOp *op[MAX_RUN];
     int n;
     u8 ax[8];
     int nax;
     u8 lane, reduce;
-    bool bad;  // set by visitors
+    int reduces;
+    bool bad; // set by visitors
 } Run;
 
 static bool full_axes(const Run *r, const u8 *ax, int n) {
@@ -169,7 +182,8 @@ static bool reads_run(Run *r, const TOp *o, ValVisit *how) {
 
 static bool same_tensor(const Prog *p, u16 a, u16 b) {
     const TTensor *x = &p->tensors.v[a], *y = &p->tensors.v[b];
-    return a == b || (x->alias && !strcmp(x->alias, y->name)) || (y->alias && !strcmp(y->alias, x->name));
+    return a == b || (x->alias && !strcmp(x->alias, y->name)) ||
+           (y->alias && !strcmp(y->alias, x->name));
 }
 
 // Does an expression of the op read a tensor that `t` shares memory with?
@@ -195,10 +209,13 @@ static bool memory_clash(const Run *r, const TOp *o) {
         const TOp *w = r->op[i];
         if (w->op == TOP_STORE && op_ex_reads_tensor(p, o, w->tensor)) return true;
         if (o->op == TOP_STORE && op_ex_reads_tensor(p, w, o->tensor)) return true;
-        bool access = (w->op == TOP_LOAD || w->op == TOP_STORE) && (o->op == TOP_LOAD || o->op == TOP_STORE);
-        if (!access || (w->op == TOP_LOAD && o->op == TOP_LOAD) || !same_tensor(p, w->tensor, o->tensor))
+        bool access =
+            (w->op == TOP_LOAD || w->op == TOP_STORE) && (o->op == TOP_LOAD || o->op == TOP_STORE);
+        if (!access || (w->op == TOP_LOAD && o->op == TOP_LOAD) ||
+            !same_tensor(p, w->tensor, o->tensor))
             continue;
-        if (w->op == TOP_STORE || w->nidx != o->nidx || memcmp(w->idx, o->idx, w->nidx * sizeof(Ex)))
+        if (w->op == TOP_STORE || w->nidx != o->nidx ||
+            memcmp(w->idx, o->idx, w->nidx * sizeof(Ex)))
             return true;
     }
     return false;
@@ -216,11 +233,19 @@ static u8 lane_of(const Layout *l, const TOp *first, const TOp *last) {
     return n.ax[n.lane];
 }
 
+// It belongs to the mma behind it (start_in_registers).
+static bool feeds_product(const Layout *l, const TOp *o) {
+    return o->op == TOP_MAP && val(l, o->out)->lay.space == SP_REG && o->next &&
+           o->next->op == TOP_MMA;
+}
+
 static bool joins(Run *r, const TOp *o) {
     u8 ax[8];
     const Prog *p = r->l->p;
-    if (r->n == MAX_RUN || o->op == TOP_COPY || !ssd_nest_op(p, o)) return false;
+    if (r->n == MAX_RUN || o->op == TOP_COPY || !ssd_nest_op(p, o) || feeds_product(r->l, o))
+        return false;
     if (!full_axes(r, ax, ssd_nest_axes(p, o, ax))) return false;
+    if (o->op == TOP_REDUCE && r->reduces == MAX_REDUCES) return false;
     if (o->op == TOP_REDUCE && r->reduce && r->reduce != o->ax[0]) return false;
     if (transposing(r, o, r->lane) || memory_clash(r, o)) return false;
     return !reads_run(r, o, pointwise);
@@ -228,6 +253,7 @@ static bool joins(Run *r, const TOp *o) {
 
 // Pure ops that want nothing from the run may stand before it.
 static bool may_pass(Run *r, const TOp *o) {
+    if (feeds_product(r->l, o)) return false;
     switch ((TOpCode)o->op) {
     case TOP_LOAD:
     case TOP_MAP:
@@ -261,24 +287,28 @@ static bool used_outside(const Run *r, Val v) {
     return false;
 }
 
-// Grows a run from `first`; `prev` is the op before it. Returns the last op of the run.
-static TOp *grow_run(Run *r, TOp **prev, TOp *first) {
+// Grows a run from the op at *link. Ops in between that want nothing from it move before it, to
+// *link. Returns its last op.
+static TOp *grow_run(Run *r, TOp **link) {
+    TOp *first = *link, *last = first;
     r->n = 1;
     r->op[0] = first;
     r->nax = ssd_nest_axes(r->l->p, first, r->ax);
     r->lane = lane_of(r->l, first, first);
-    r->reduce = first->op == TOP_REDUCE ? first->ax[0] : 0;
-    TOp *last = first;
-    for (TOp *o; (o = last->next);) {
+    r->reduces = first->op == TOP_REDUCE;
+    r->reduce = r->reduces ? first->ax[0] : 0;
+    for (TOp *o = first->next; o; o = o->next) {
         if (joins(r, o)) {
+            if (last->next != o) {
+                TOp *to = *link = last->next;
+                while (to->next != o) to = to->next;
+                to->next = first;
+                link = &to->next;
+                last->next = o;
+            }
             r->op[r->n++] = last = o;
-            if (o->op == TOP_REDUCE) r->reduce = o->ax[0];
-        } else if (may_pass(r, o)) {
-            last->next = o->next;
-            if (r->b->last == o) r->b->last = last;
-            insert(r->b, *prev, o);
-            *prev = o;
-        } else {
+            if (o->op == TOP_REDUCE) r->reduce = o->ax[0], r->reduces++;
+        } else if (!may_pass(r, o)) {
             break;
         }
     }
@@ -286,28 +316,135 @@ static TOp *grow_run(Run *r, TOp **prev, TOp *first) {
 }
 
 static void share_nests(Layout *l, TBlock *b) {
-    TOp *prev = NULL;
-    for (TOp *o = b->first; o; prev = o, o = o->next) {
+    u32 moves = 0;
+    for (TOp **link = &b->first, *o; (o = *link);) {
+        TOp *last = o;
         share_nests(l, &o->body);
-        if (!ssd_nest_op(l->p, o) || o->op == TOP_COPY || o->op == TOP_STORE) continue;
-        Run r = {.l = l, .b = b};
-        if (transposing(&r, o, lane_of(l, o, o))) continue;
-        TOp *last = grow_run(&r, &prev, o);
-        if (last == o) continue;
-        for (int i = 0; i < r.n; i++) {
-            TOp *d = r.op[i];
-            if (d->out && d->op != TOP_REDUCE && !used_outside(&r, d->out))
-                val(l, d->out)->lay.space = SP_REG;
+        Run r = {.l = l};
+        bool starts =
+            ssd_nest_op(l->p, o) && o->op != TOP_COPY && o->op != TOP_STORE && !feeds_product(l, o);
+        if (starts && !transposing(&r, o, lane_of(l, o, o))) {
+            last = grow_run(&r, link);
+            for (int i = 0; i < r.n; i++) {
+                Val v = r.op[i]->out;
+                if (v && r.op[i]->op != TOP_REDUCE && !used_outside(&r, v))
+                    val(l, v)->lay.space = SP_REG;
+            }
         }
-        o = last;
+        // What moved to the run's place may begin one of its own.
+        if (*link == o || moves++ > l->ops.n) link = &last->next;
     }
 }
 
-// --- Prefetch --------------------------------------------------------------------------------------------
-// What a loop's next turn reads and writes in memory is fetched beside this turn's products, which leave
-// the memory system idle: each load and store by the loop's variable gets a `prefetch` before one of
-// them, by turns, so that lines and multiplications are spread alike. Hardware follows a tile that lies
-// in one piece by itself.
+// --- What is cheaper done twice ------------------------------------------------------------------
+typedef struct Replace {
+    Val from, to;
+} Replace;
+static Ex replaced(void *ctx, Prog *p, Ex e) {
+    const Replace *r = ctx;
+    return p->exs.v[e].kind == EX_VAL && p->exs.v[e].val == r->from ? ssd_ex_val(p, r->to) : e;
+}
+
+static bool op_reads(const Layout *l, const TOp *o, Val v) {
+    Uses u = {.want = v};
+    ssd_nest_operands(l->p, o, uses, &u);
+    return u.found;
+}
+
+static bool stores_to(const Layout *l, const TOp *o, u16 tensor) {
+    if (o->op == TOP_STORE && same_tensor(l->p, o->tensor, tensor)) return true;
+    for (const TOp *w = o->body.first; w; w = w->next)
+        if (stores_to(l, w, tensor)) return true;
+    return false;
+}
+
+// A load that a few nests read point by point is done in each of them: reading a tensor again,
+// still in the cache, costs less than writing the tile to scratch and reading it back.
+static void repeat_load(Layout *l, TBlock *b, TOp *load) {
+    enum { MOST = 3 };
+    TOp *user[MOST], *before[MOST], *prev = load;
+    u8 ax[8];
+    int n = 0, all = 0;
+    for (u32 i = 0; i < l->ops.n; i++) all += op_reads(l, l->ops.v[i], load->out);
+    for (TOp *o = load->next; o; prev = o, o = o->next) {
+        if (op_reads(l, o, load->out)) {
+            bool point = o->op == TOP_MAP || o->op == TOP_STORE || o->op == TOP_REDUCE;
+            if (!point || n == MOST || ssd_nest_axes(l->p, o, ax) != val(l, load->out)->naxes)
+                return;
+            user[n] = o;
+            before[n++] = prev;
+        }
+        if (n < all && stores_to(l, o, load->tensor)) return;
+    }
+    if (n < 2 || n != all) return; // used elsewhere too
+    for (int i = n - 1; i > 0; i--) {
+        TOp *copy = NEW(l->p->arena, TOp);
+        *copy = *load;
+        copy->out = ssd_layout_copy_of(l, load->out);
+        l->info[copy->out].up = load->out;
+        Replace r = {load->out, copy->out};
+        user[i]->e = ssd_ex_rewrite(l->p, user[i]->e, replaced, &r);
+        user[i]->when = ssd_ex_rewrite(l->p, user[i]->when, replaced, &r);
+        insert(b, before[i], copy);
+    }
+}
+
+static void repeat_loads(Layout *l, TBlock *b) {
+    Run none = {.l = l};
+    for (TOp *o = b->first; o; o = o->next) {
+        repeat_loads(l, &o->body);
+        if (o->op != TOP_LOAD || !val(l, o->out)->naxes || transposing(&none, o, lane_of(l, o, o)))
+            continue;
+        if (ssd_nest_contiguous(l->p, o)) repeat_load(l, b, o);
+    }
+}
+
+// --- Accumulators that are computed as a product starts ------------------------------------------
+// sd = map {s*ed} ; s1 = mma xw k + sd: the map is evaluated in the registers of each block.
+static bool has_ex_load(const Prog *p, Ex e) {
+    const Expr *x = &p->exs.v[e];
+    if (x->kind == EX_LOAD) return true;
+    for (int i = 0; x->kind == EX_FN && i < ssd_fns[x->fn].arity; i++)
+        if (has_ex_load(p, x->arg[i])) return true;
+    return false;
+}
+
+static bool same_place(const Layout *l, Val a, Val b) {
+    const Lay *x = &val(l, a)->lay, *y = &val(l, b)->lay;
+    return !memcmp(x->ax, y->ax, x->naxes) &&
+           !memcmp(x->stride, y->stride, x->naxes * sizeof *x->stride);
+}
+
+static void start_in_registers(Layout *l, TBlock *b) {
+    TOp *prev = NULL;
+    for (TOp *o = b->first; o; prev = o, o = o->next) {
+        start_in_registers(l, &o->body);
+        if (o->op != TOP_MMA || !o->c) continue;
+        TOp *map = NULL, *before_map = NULL, *p = NULL;
+        for (TOp *w = b->first; w != o; p = w, w = w->next)
+            if (w->out == o->c) map = w, before_map = p;
+        int n = 0;
+        for (u32 i = 0; map && i < l->ops.n; i++) n += op_reads(l, l->ops.v[i], map->out);
+        if (!map || map->op != TOP_MAP || n != 1 || o->a == o->c || o->b == o->c) continue;
+        if (val(l, o->c)->dtype != SSD_F32 || has_ex_load(l->p, map->e) ||
+            !same_place(l, o->c, o->out))
+            continue;
+        val(l, o->c)->lay.space = SP_REG;
+        if (prev == map) continue;
+        if (before_map)
+            before_map->next = map->next;
+        else
+            b->first = map->next;
+        insert(b, prev, map);
+        prev = map;
+    }
+}
+
+// --- Prefetch ------------------------------------------------------------------------------------
+// What a loop's next turn reads and writes in memory is fetched beside this turn's products, which
+// leave the memory system idle: each load and store by the loop's variable gets a `prefetch` before
+// one of them, by turns, so that lines and multiplications are spread alike. Hardware follows a
+// tile that lies in one piece by itself.
 typedef struct Turn {
     Val var;
     Ex next;
@@ -364,7 +501,7 @@ static bool walks(const Layout *l, const TOp *o, const Turn *t, TOp *out) {
     bool any = false;
     if ((o->op != TOP_LOAD && o->op != TOP_STORE) || !ssd_nest_axes(l->p, o, ax)) return false;
     if (in_one_piece(l, o)) return false;
-    *out = (TOp){.op = TOP_PREFETCH, .tensor = o->tensor, .nidx = o->nidx, .flags = o->op == TOP_STORE ? TF_MAX : 0};
+    *out = (TOp){.op = TOP_PREFETCH, .tensor = o->tensor, .nidx = o->nidx};
     for (int d = 0; d < o->nidx; d++) {
         out->idx[d] = ssd_ex_rewrite(l->p, o->idx[d], next_turn, (void *)t);
         any |= out->idx[d] != o->idx[d];
@@ -382,6 +519,11 @@ static void prefetch_loop(Layout *l, TOp *loop) {
     for (TOp *o = loop->body.first; o; o = o->next) {
         if (o->op == TOP_MMA) all_flops += flops(l, o);
         if (!walks(l, o, &t, &pre)) continue;
+        bool again = false;
+        for (u32 i = 0; i < todo.n; i++)
+            again |=
+                todo.v[i]->tensor == pre.tensor && !memcmp(todo.v[i]->idx, pre.idx, sizeof pre.idx);
+        if (again) continue;
         TOp *copy = NEW(l->p->arena, TOp);
         *copy = pre;
         vec_push(l->p->arena, &todo, copy);
@@ -389,7 +531,7 @@ static void prefetch_loop(Layout *l, TOp *loop) {
     }
     u32 done = 0;
     TOp *prev = NULL;
-    for (TOp *o = loop->body.first; o; prev = o, o = o->next) {
+    for (TOp *o = loop->body.first; o; prev = feeds_product(l, o) ? prev : o, o = o->next) {
         if (o->op != TOP_MMA) continue;
         seen_flops += flops(l, o);
         while (done < todo.n && seen_lines * all_flops < seen_flops * all_lines) {
@@ -408,7 +550,7 @@ static void prefetch(Layout *l, TBlock *b) {
     }
 }
 
-// --- The pass --------------------------------------------------------------------------------------------
+// --- The pass ------------------------------------------------------------------------------------
 // Rank 0 is a scalar; a tile lies in memory until it is found to fit registers.
 static void spaces(Prog *p) {
     for (u32 v = 1; v < p->vals.n; v++) {
@@ -422,18 +564,36 @@ static void layout_kernel(Unit *u, TKernel *k) {
     Layout l = {.p = u->prog, .m = u->machine, .k = k};
     ssd_layout_scan(&l);
     ssd_layout_lanes(&l);
-    mma_copies(&l, &k->body);
+    if (!l.m->gpu) { // whose products read tiles at any strides, and which hides latency by threads
+        mma_copies(&l, &k->body);
+        ssd_layout_scan(&l);
+        ssd_layout_strides(&l);
+        repeat_loads(&l, &k->body);
+        start_in_registers(&l, &k->body);
+    }
     ssd_layout_scan(&l);
     ssd_layout_strides(&l);
     share_nests(&l, &k->body);
-    prefetch(&l, &k->body);
+    if (!l.m->gpu) prefetch(&l, &k->body);
     ssd_layout_scan(&l);
     ssd_layout_mem(&l);
+}
+
+// A GPU's blocks have so much shared memory and no more.
+static bool fits(const Unit *u) {
+    for (u32 i = 0; u->machine->gpu && i < u->prog->kernels.n; i++) {
+        i64 bytes = 0;
+        for (const TOp *o = u->prog->kernels.v[i].body.first; o; o = o->next)
+            if (o->op == TOP_BUF) bytes += o->bytes;
+        if (bytes > u->machine->l1) return false;
+    }
+    return true;
 }
 
 bool ssd_pass_layout(Unit *u) {
     spaces(u->prog);
     for (u32 i = 0; i < u->prog->kernels.n; i++) layout_kernel(u, &u->prog->kernels.v[i]);
     u->prog->stratum = 1;
+    if (!fits(u)) ssd_refuse(u, REASON_SCRATCH);
     return true;
 }

@@ -1,23 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0
 // T0 -> T1, first half: every op becomes one that CPU code is written for.
 //
-//   y = mma q s : f32[i]              ->  y = reduce sum n {q*s}       a product with a vector is a reduction
-//   u = mma a b : f32[i j]            ->  u = map {a*b}                nothing is contracted
-//   xw = map {x*exp2(e-cj)} [j p]     ->  f1 = map {exp2(e-cj)} [j]    what is dear and does not vary along
-//                                         xw = map {x*f1}              an axis is not done for all of it
+//   y = mma q s : f32[i]              ->  y = reduce sum n {q*s}       a product with a vector is a
+//   reduction u = mma a b : f32[i j]            ->  u = map {a*b}                nothing is
+//   contracted xw = map {x*exp2(e-cj)} [j p]     ->  f1 = map {exp2(e-cj)} [j]    what is dear and
+//   does not vary along
+//                                         xw = map {x*f1}              an axis is not done for all
+//                                         of it
 //
-// Needs: valid T0. Keeps: T0. Leaves: mma with a free axis on both sides and at least one contracted.
+// Needs: valid T0. Keeps: T0. Leaves: mma with a free axis on both sides and at least one
+// contracted.
 #include "nest.h"
 #include "pass.h"
 
 typedef struct Placer {
     Prog *p;
-    TBlock before;  // new ops, to stand before the one at hand
+    TBlock before; // new ops, to stand before the one at hand
     TB b;
     VEC(struct Lifted {
         Ex from;
         Ex to;
-    }) lifted;  // in this block
+    })
+    lifted; // in this block
     bool changed;
 } Placer;
 
@@ -26,7 +30,7 @@ static const TVal *val(const Placer *s, Val v) { return &s->p->vals.v[v]; }
 static bool has_axis(const TVal *v, u8 x) { return memchr(v->ax, x, v->naxes) != NULL; }
 static bool kept(const TOp *o, u8 x) { return memchr(o->keep, x, o->nkeep) != NULL; }
 
-// --- Products that are no products -----------------------------------------------------------------------
+// --- Products that are no products ---------------------------------------------------------------
 static int contracted(const Placer *s, const TOp *o, u8 out[6]) {
     int n = 0;
     const TVal *a = val(s, o->a), *b = val(s, o->b);
@@ -67,7 +71,7 @@ static void simplify_mma(Placer *s, TOp *o) {
     s->changed = true;
 }
 
-// --- Dear expressions ------------------------------------------------------------------------------------
+// --- Dear expressions ----------------------------------------------------------------------------
 static bool dear(const Prog *p, Ex e) {
     const Expr *x = &p->exs.v[e];
     if (x->kind != EX_FN) return false;
@@ -97,7 +101,7 @@ static Ex lift(Placer *s, Ex e, int nest_axes) {
     return memcmp(arg, x.arg, sizeof arg) ? ssd_ex_fn(p, x.fn, arg[0], arg[1], arg[2]) : e;
 }
 
-// --- The walk --------------------------------------------------------------------------------------------
+// --- The walk ------------------------------------------------------------------------------------
 static void place_op(Placer *s, TOp *o) {
     u8 ax[8];
     if (o->op == TOP_MMA) simplify_mma(s, o);
@@ -113,8 +117,10 @@ static void place_block(Placer *s, TBlock *b) {
         place_op(s, o);
         if (s->before.first) {
             s->before.last->next = o;
-            if (prev) prev->next = s->before.first;
-            else b->first = s->before.first;
+            if (prev)
+                prev->next = s->before.first;
+            else
+                b->first = s->before.first;
         }
         if (o->body.first) place_block(s, &o->body);
     }

@@ -139,7 +139,7 @@ static ssd_status find_target(const char *target, const char **out, bool *out_ru
     if (!*out) *out = ssd_cuda_target(target, out_runs);
     if (*out) return SSD_OK;
     if (strcmp(target, "cuda")) return unknown_target(target);
-    return ssd_fail(ssd_cuda()->status, "target cuda: %s", ssd_cuda()->why);
+    return ssd_fail(ssd_cuda_driver()->status, "target cuda: %s", ssd_cuda_driver()->why);
 }
 
 // The version of NVRTC, which the build does not fix; "none" finds what was cached without it.
@@ -191,7 +191,7 @@ ssd_status ssd_target_check(const char *target) {
     if (s || runs) return s;
     if (!ssd_target_is_cuda(known))
         return ssd_fail(SSD_UNSUPPORTED, "this CPU cannot run target '%s'", known);
-    const Cuda *c = ssd_cuda();
+    const CudaDriver *c = ssd_cuda_driver();
     if (c->status) return ssd_fail(c->status, "target %s: %s", known, c->why);
     return ssd_fail(SSD_UNSUPPORTED, "target %s: %s needs %s", known, c->device.name,
                     c->device.target);

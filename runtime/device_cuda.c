@@ -42,7 +42,7 @@ ssd_status ssd_cuda_fail(int error, const char *fmt, ...) {
     va_start(ap, fmt);
     vsnprintf(what, sizeof what, fmt, ap);
     va_end(ap);
-    ssd_status s = explain(&ssd_cuda()->api, error, text, sizeof text);
+    ssd_status s = explain(&ssd_cuda_driver()->api, error, text, sizeof text);
     return ssd_fail(s, "%s: %s", what, text);
 }
 
@@ -77,7 +77,7 @@ const char *ssd_cuda_target(const char *target, bool *out_runs) {
     const char *bare = ssd_target_is_cuda(target) ? target + 5 : target;
     for (int i = 0; i < ssd_cuda_arch_count; i++) {
         if (strcmp(ssd_cuda_archs[i].name, bare)) continue;
-        const Cuda *c = ssd_cuda();
+        const CudaDriver *c = ssd_cuda_driver();
         *out_runs = !c->status && runs_on(&ssd_cuda_archs[i], &c->device);
         return ssd_cuda_archs[i].target;
     }
@@ -86,7 +86,7 @@ const char *ssd_cuda_target(const char *target, bool *out_runs) {
 
 // --- The driver
 // ------------------------------------------------------------------------------------
-static Cuda cuda;
+static CudaDriver cuda;
 static pid_t owner; // the process that started the driver: a fork of it cannot use it
 
 static const DynSym syms[] = {
@@ -175,20 +175,20 @@ static void open_cuda(void) {
     if (!cuda.status) ask_device(&cuda.device);
 }
 
-const Cuda *ssd_cuda(void) {
+const CudaDriver *ssd_cuda_driver(void) {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     pthread_once(&once, open_cuda);
     return &cuda;
 }
 
 const CudaDevice *ssd_cuda_device(Text *why) {
-    const Cuda *c = ssd_cuda();
+    const CudaDriver *c = ssd_cuda_driver();
     if (!c->status) return &c->device;
     if (why) ssd_text_printf(why, "%s", c->why);
     return NULL;
 }
 
-int ssd_cuda_driver_version(void) { return ssd_cuda()->version; }
+int ssd_cuda_driver_version(void) { return ssd_cuda_driver()->version; }
 
 static bool forked(void) { return getpid() != owner; }
 
@@ -204,7 +204,7 @@ static void retain_primary(void) {
 }
 
 ssd_status ssd_cuda_enter(CuHandle stream, CudaScope *out) {
-    const Cuda *c = ssd_cuda();
+    const CudaDriver *c = ssd_cuda_driver();
     *out = (CudaScope){0};
     if (c->status) return ssd_fail(c->status, "%s", c->why);
     if (forked())
@@ -378,7 +378,7 @@ static ssd_status code_in(CudaProgram *p, const CudaScope *at, Loaded **out) {
 }
 
 ssd_status ssd_cuda_load(const Artifact *art, CudaProgram **out) {
-    const Cuda *c = ssd_cuda();
+    const CudaDriver *c = ssd_cuda_driver();
     CudaScope scope;
     Loaded *l;
     *out = NULL;

@@ -31,7 +31,7 @@ enum {
     CU_FUNC_STATIC_SHARED = 1,
     CU_FUNC_MAX_DYNAMIC_SHARED = 8,
     CU_POINTER_MEMORY_TYPE = 2,
-    CU_STREAM_NON_BLOCKING = 1,
+    CU_STREAM_APART = 1,  // from the default stream
     CU_CAPTURE_THREAD_LOCAL = 1,
 };
 
@@ -50,7 +50,7 @@ typedef struct CudaDevice {
 
 // The driver, opened and asked once in a process (SSD_CUDA_DRIVER: the library to open instead of
 // libcuda.so.1). No context is made for that.
-typedef struct Cuda {
+typedef struct CudaDriver {
     ssd_status status;  // SSD_OK: `api` and `device` hold
     char why[640];      // else: what is missing and what to do
     int version;        // the driver's, 13000 for 13.0; 0 unknown. Known even where there is no device
@@ -58,8 +58,8 @@ typedef struct Cuda {
     CudaApi api;
     int handle;         // of device 0
     CudaDevice device;  // device 0: CUDA_VISIBLE_DEVICES chooses
-} Cuda;
-const Cuda *ssd_cuda(void);
+} CudaDriver;
+const CudaDriver *ssd_cuda_driver(void);
 
 // Facts of the device, or NULL and why not. Asks no driver that was asked before, so it also holds in a
 // forked child.

@@ -4,6 +4,7 @@
 
 #include <dlfcn.h>
 #include <glob.h>
+#include <link.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -139,9 +140,38 @@ static void *open_nvrtc(void) {
     return lib;
 }
 
+typedef struct BuildId {
+    const char *path;
+    char hex[41];
+} BuildId;
+
+// The note that linkers put into a library, in hexadecimal.
+static int read_build_id(struct dl_phdr_info *lib, size_t unused, void *ctx) {
+    enum { GNU_BUILD_ID = 3, MOST = 20 };
+    BuildId *out = ctx;
+    (void)unused;
+    char *real = lib->dlpi_name ? realpath(lib->dlpi_name, NULL) : NULL;
+    bool this = real && !strcmp(real, out->path);
+    free(real);
+    if (!this) return 0;
+    for (int i = 0; i < lib->dlpi_phnum; i++) {
+        const ElfW(Phdr) *h = &lib->dlpi_phdr[i];
+        const u8 *at = (const u8 *)(lib->dlpi_addr + h->p_vaddr), *end = at + h->p_memsz;
+        while (h->p_type == PT_NOTE && end - at > 12) {
+            u32 head[3]; // lengths of name and contents, type
+            memcpy(head, at, sizeof head);
+            const u8 *id = at + 12 + ((head[0] + 3) & ~3u);
+            at = id + ((head[1] + 3) & ~3u);
+            if (head[2] != GNU_BUILD_ID || head[0] != 4 || at > end) continue;
+            for (u32 k = 0; k < head[1] && k < MOST; k++) sprintf(out->hex + 2 * k, "%02x", id[k]);
+            return 1;
+        }
+    }
+    return 1;
+}
+
 static void find_nvrtc(void) {
     int (*version)(int *, int *) = NULL, major = 0, minor = 0;
-    struct stat st = {0};
     void *lib = open_nvrtc();
     if (!lib) return;
     ssd_dynlib_path(lib, "nvrtcVersion", nvrtc.path);
@@ -153,10 +183,9 @@ static void find_nvrtc(void) {
                  *nvrtc.path ? nvrtc.path : "the library found");
         return;
     }
-    // The interface tells no build number, but no two builds of a version have the same size.
-    if (stat(nvrtc.path, &st)) st.st_size = 0;
-    snprintf(nvrtc.version, sizeof nvrtc.version, "%d.%d (%lld bytes)", major, minor,
-             (long long)st.st_size);
+    BuildId id = {.path = nvrtc.path};
+    dl_iterate_phdr(read_build_id, &id); // the interface tells no build number
+    snprintf(nvrtc.version, sizeof nvrtc.version, "%d.%d %s", major, minor, id.hex);
     nvrtc.found = (Nvrtc){lib, major, minor, nvrtc.path, nvrtc.version};
 }
 

@@ -26,7 +26,7 @@ typedef struct Nvrtc {
     void *lib;            // for ssd_dynlib_bind
     int major, minor;
     const char *path;     // of the file
-    const char *version;  // "13.0 (104332888 bytes)": tells builds apart; part of every CUDA kernel's key
+    const char *version;  // "13.0 65be0db3...": with the build id; part of every CUDA kernel's key
 } Nvrtc;
 const Nvrtc *ssd_nvrtc(Text *why);  // NULL: not found, *why says what was tried and what to do
 

@@ -549,9 +549,11 @@ static void add_item(const char *item) {
         for (int i = 0; i < n; i++) {
             char path[4096];
             snprintf(path, sizeof path, "%s/%s", item, v[i]->d_name);
-            if (v[i]->d_name[0] == '.' || stat(path, &st) != 0) continue;
-            if (S_ISDIR(st.st_mode) || is_test_file(path)) add_item(path);
+            bool there = v[i]->d_name[0] != '.' && stat(path, &st) == 0;
+            if (there && (S_ISDIR(st.st_mode) || is_test_file(path))) add_item(path);
+            free(v[i]);
         }
+        if (n >= 0) free(v);
     } else {
         add_test(item, NULL);
     }

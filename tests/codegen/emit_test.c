@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Tile programs through place, layout and code generation, for every CPU target this host runs. Each
-// program of programs/ is run as T0 and as T1 by the interpreter and as machine code, on dense tensors and on
-// strided ones with gaps, for several lengths. The code must agree with the interpreter and write nothing
-// but its outputs.
+// Tile programs through place, layout and code generation, for every CPU target this host runs.
+// Each program of programs/ is run as T0 and as T1 by the interpreter and as machine code, on dense
+// tensors and on strided ones with gaps, for several lengths. The code must agree with the
+// interpreter and write nothing but its outputs.
 #include "../../codegen/target.h"
 #include "../../runtime/internal.h"
 
@@ -26,11 +26,11 @@ static void check(bool ok, const char *fmt, ...) {
     va_end(ap);
 }
 
-// --- Tensors -----------------------------------------------------------------------------------------------
-// Memory of one tensor: `gap` elements between elements of every dimension, all of it 0xff (NaN) where no
-// element lies.
+// --- Tensors -------------------------------------------------------------------------------------
+// Memory of one tensor: `gap` elements between elements of every dimension, all of it 0xff (NaN)
+// where no element lies.
 typedef struct Buffer {
-    char *raw, *before;  // before: a copy from before the run
+    char *raw, *before; // before: a copy from before the run
     i64 bytes, stride[SSD_MAX_RANK];
 } Buffer;
 
@@ -75,7 +75,7 @@ static double put(char *at, u8 dtype, double v) {
     if (dtype == SSD_F32) memcpy(at, &f, 4);
     if (dtype == SSD_I32) memcpy(at, &i, 4);
     if (dtype == SSD_BF16) h = (u16)(bits_of(f) >> 16), memcpy(at, &h, 2);
-    if (dtype == SSD_F16) {  // cut to 11 bits: inputs are within (2^-14, 1)
+    if (dtype == SSD_F16) { // cut to 11 bits: inputs are within (2^-14, 1)
         int e;
         double m = frexp(fabs(v), &e);
         h = (u16)((v < 0) << 15 | (e + 14) << 10 | ((int)(m * 2048) & 1023));
@@ -97,7 +97,8 @@ static i64 offset_of(const Array *a, const Buffer *b, i64 k) {
 // cu is a list of row starts; other integers are indices into small axes.
 static double value(const TTensor *t, i64 k, i64 n, i64 rows) {
     if (t->dtype != SSD_I32) return uniform();
-    return strcmp(t->name, "cu") ? floor(2 + 2 * uniform()) : (double)(rows * k / (n > 1 ? n - 1 : 1));
+    return strcmp(t->name, "cu") ? floor(2 + 2 * uniform())
+                                 : (double)(rows * k / (n > 1 ? n - 1 : 1));
 }
 
 static void make_tensor(const TTensor *t, i64 gap, i64 rows, Array *a, Buffer *b) {
@@ -117,7 +118,7 @@ static void make_tensor(const TTensor *t, i64 gap, i64 rows, Array *a, Buffer *b
     memcpy(b->before, b->raw, (size_t)b->bytes);
 }
 
-// --- One run -----------------------------------------------------------------------------------------------
+// --- One run -------------------------------------------------------------------------------------
 typedef struct Case {
     const char *file;
     const Target *target;
@@ -128,20 +129,21 @@ typedef struct Case {
 static const char *name_of(const Case *c) {
     static char s[640];
     const char *base = strrchr(c->file, '/');
-    snprintf(s, sizeof s, "%s %s b=%lld t=%lld gap=%lld", base ? base + 1 : c->file, c->machine->target,
-             (long long)c->b, (long long)c->t, (long long)c->gap);
+    snprintf(s, sizeof s, "%s %s b=%lld t=%lld gap=%lld", base ? base + 1 : c->file,
+             c->machine->target, (long long)c->b, (long long)c->t, (long long)c->gap);
     return s;
 }
 
-static void run_kernels(const Prog *p, const Module *mod, const CpuArgs *args, const i64 *sym, const i64 *scratch,
-                        const Case *c) {
+static void run_kernels(const Prog *p, const Module *mod, const CpuArgs *args, const i64 *sym,
+                        const i64 *scratch, const Case *c) {
     enum { GUARD = 64 };
     for (u32 k = 0; k < p->kernels.n; k++) {
         const TKernel *kernel = &p->kernels.v[k];
         CpuKernel *run;
         *(void **)&run = ssd_module_symbol(mod, kernel->name);
         i64 blocks = 1;
-        for (int g = 0; g < kernel->ngrid; g++) blocks *= ssd_ex_eval_sym(p, kernel->grid[g].size, sym);
+        for (int g = 0; g < kernel->ngrid; g++)
+            blocks *= ssd_ex_eval_sym(p, kernel->grid[g].size, sym);
         char *memory = aligned_alloc(64, (size_t)scratch[k] + GUARD);
         for (i64 i = 0; run && i < blocks; i++) {
             memset(memory, 0xff, (size_t)scratch[k] + GUARD);
@@ -154,28 +156,33 @@ static void run_kernels(const Prog *p, const Module *mod, const CpuArgs *args, c
     }
 }
 
-// Error bounds: a few roundings of f32 (sums run to 128 terms of size 1), one unit of a narrower output.
+// Error bounds: a few roundings of f32 (sums run to 128 terms of size 1), one unit of a narrower
+// output.
 static double bound(u8 dtype, double most) {
     double unit = dtype == SSD_BF16 ? 0x1p-8 : dtype == SSD_F16 ? 0x1p-11 : 0;
     return most * (4e-6 + unit);
 }
 
-static void compare(const Case *c, const TTensor *t, const Array *want, const Array *t1, const Buffer *b) {
+static void compare(const Case *c, const TTensor *t, const Array *want, const Array *t1,
+                    const Buffer *b) {
     i64 size = (i64)ssd_dtype_size((ssd_dtype)t->dtype), n = ssd_array_count(want), at = -1;
     double most = 0, worst = 0, worst1 = 0;
     for (i64 k = 0; k < n; k++) most = fmax(most, fabs(want->v[k]));
     for (i64 k = 0; k < n; k++) {
         double got = get(b->raw + offset_of(want, b, k) * size, t->dtype), w = want->v[k];
-        if (isnan(w) && isnan(got)) continue;  // neither wrote it
+        if (isnan(w) && isnan(got)) continue; // neither wrote it
         double e = fabs(got - w);
         if (!(e <= worst)) worst = isnan(e) ? INFINITY : e, at = k;
         worst1 = fmax(worst1, fabs(t1->v[k] - w));
-        memcpy(b->before + offset_of(want, b, k) * size, b->raw + offset_of(want, b, k) * size, (size_t)size);
+        memcpy(b->before + offset_of(want, b, k) * size, b->raw + offset_of(want, b, k) * size,
+               (size_t)size);
     }
     double limit = bound(t->dtype, most);
-    check(worst <= limit, "%s: %s[%lld] is off by %.3g, %.3g allowed", name_of(c), t->name, (long long)at, worst, limit);
+    check(worst <= limit, "%s: %s[%lld] is off by %.3g, %.3g allowed", name_of(c), t->name,
+          (long long)at, worst, limit);
     check(worst1 <= limit, "%s: T1's %s differs from T0's by %.3g", name_of(c), t->name, worst1);
-    check(!memcmp(b->before, b->raw, (size_t)b->bytes), "%s: %s is written between its elements", name_of(c), t->name);
+    check(!memcmp(b->before, b->raw, (size_t)b->bytes), "%s: %s is written between its elements",
+          name_of(c), t->name);
 }
 
 static Prog *parse(Arena *a, const char *text, const char *file) {
@@ -211,7 +218,8 @@ static void run_case(const char *text, const Case *c) {
             if ((t->role == T_WS) != ws) continue;
             Array *x = &in[0][i];
             x->rank = t->rank;
-            for (int d = 0; d < t->rank; d++) dim[arg * SSD_MAX_RANK + d] = x->dims[d] = ssd_ex_eval_sym(t1, t->dim[d], sym);
+            for (int d = 0; d < t->rank; d++)
+                dim[arg * SSD_MAX_RANK + d] = x->dims[d] = ssd_ex_eval_sym(t1, t->dim[d], sym);
             x->v = NEWN(&a, double, ssd_array_count(x) + 1);
             make_tensor(t, ws ? 0 : c->gap, c->t, x, &buf[i]);
             in[1][i] = *x;
@@ -230,16 +238,18 @@ static void run_case(const char *text, const Case *c) {
     const void *code;
     size_t size;
     Module *mod = NULL;
-    if (c->target->emit(&a, t1, c->machine, &code, &size, scratch, &why)) mod = ssd_module_load(code, size, &why);
+    if (c->target->emit(&a, t1, c->machine, &code, &size, scratch, &why))
+        mod = ssd_module_load(code, size, &why);
     check(mod != NULL, "%s: %s", name_of(c), why.s ? why.s : "");
     if (!mod) goto done;
     CpuArgs args = {ptr, stride, dim, sym};
     run_kernels(t1, mod, &args, sym, scratch, c);
     for (u32 i = 1; i < n; i++) {
-        if (t1->tensors.v[i].role == T_OUT) compare(c, &t1->tensors.v[i], &in[0][i], &in[1][i], &buf[i]);
+        if (t1->tensors.v[i].role == T_OUT)
+            compare(c, &t1->tensors.v[i], &in[0][i], &in[1][i], &buf[i]);
         if (t1->tensors.v[i].role == T_IN)
-            check(!memcmp(buf[i].before, buf[i].raw, (size_t)buf[i].bytes), "%s: input %s was written", name_of(c),
-                  t1->tensors.v[i].name);
+            check(!memcmp(buf[i].before, buf[i].raw, (size_t)buf[i].bytes),
+                  "%s: input %s was written", name_of(c), t1->tensors.v[i].name);
     }
     ssd_module_free(mod);
 done:
@@ -258,12 +268,13 @@ static char *read_file(const char *path) {
 }
 
 int main(int argc, char **argv) {
-    static const char *const programs[] = {"access", "dtypes", "inv",    "loops",  "mma",
-                                           "reduce", "scan",   "shapes", "step",   "mamba2_q64"};
+    static const char *const programs[] = {"access", "dtypes", "inv",    "loops", "mma",
+                                           "reduce", "scan",   "shapes", "step",  "mamba2_q64"};
     static const i64 lengths[] = {37, 1, 16};
     for (size_t k = 0; k < COUNTOF(programs); k++) {
         char path[512];
-        snprintf(path, sizeof path, "%s/%s.ssd", argc > 1 ? argv[1] : SOURCE_DIR "/tests/codegen/programs", programs[k]);
+        snprintf(path, sizeof path, "%s/%s.ssd",
+                 argc > 1 ? argv[1] : SOURCE_DIR "/tests/codegen/programs", programs[k]);
         char *text = read_file(path);
         bool has_t = strstr(text, "sym b t") != NULL, large = !strcmp(programs[k], "mamba2_q64");
         for (int i = 0; i < ssd_target_count; i++) {
@@ -275,7 +286,8 @@ int main(int argc, char **argv) {
             if (!ok || !runs || !strcmp(ssd_targets[i].name, "cpu")) continue;
             for (i64 gap = 0; gap < 2; gap++)
                 for (size_t l = 0; l < (has_t && !large ? COUNTOF(lengths) : 1); l++) {
-                    Case c = {path, &ssd_targets[i], &m, large ? 1 : 2, large ? 70 : lengths[l], gap};
+                    Case c = {path,          &ssd_targets[i],         &m,
+                              large ? 1 : 2, large ? 70 : lengths[l], gap};
                     run_case(text, &c);
                 }
         }

@@ -265,10 +265,12 @@ static void list(Text *out, const SpecTensor *t, int n) {
 static void check_lists(Parsed *p, const char *mode, const char *inputs, const char *outputs) {
     const SpecTensor *t;
     Text out = {0};
-    list(&out, t, ssd_spec_inputs(p->spec, mode, &t));
+    int n = ssd_spec_inputs(p->spec, mode, &t);
+    list(&out, t, n);
     CHECK_SAME(out.s, inputs);
     out.n = 0;
-    list(&out, t, ssd_spec_outputs(p->spec, mode, &t));
+    n = ssd_spec_outputs(p->spec, mode, &t);
+    list(&out, t, n);
     CHECK_SAME(out.s, outputs);
     ssd_text_free(&out);
 }
@@ -339,6 +341,49 @@ static void test_lists(void) {
         "kc3_T f32[b=-1 h=4] state automatic state\nt_T f32[b=-1] state automatic state\n"
         "a_value_T f32[b=-1 w1=1 h=4 p=8] state automatic state\nw_T f32[b=-1 w2=2 h=4] state "
         "automatic state\n");
+    done(&p);
+}
+
+// A band's states: forward gives them, step takes and gives them. Two bands of one width share the
+// state of a key; a value and a decay that are the same for every token have none, and a band of 1
+// has none at all.
+static void test_band_lists(void) {
+    static const char text[] =
+        "ssdc: 1\nname: bands\ndims: {heads: 4, groups: 2, head_dim: 8, state_size: 6}\n"
+        "inputs:\n  q: bf16[b, t, h, n]\n  k: bf16[b, t, g, n]\n  v: bf16[b, t, h, p]\n"
+        "  f: f32[b, t, h]\n  c: f32[h]\n"
+        "ssd:\n  num: {query: q, key: 'shift(k, 1)', value: v, log_decay: -f, mask: {band: 3}}\n"
+        "  den: {query: q, key: 'shift(k, 1)', value: 1, log_decay: -c, mask: {band: 3}}\n"
+        "  self: {query: q, key: k, value: v, mask: {band: 1}}\n"
+        "outputs:\n  y: f32[b, t, h, p] = num / den + self\n";
+#define DECLARED(b_t)                                                                              \
+    "q bf16[" b_t " h=4 n=6] small\nk bf16[" b_t " g=2 n=6] normal\nv bf16[" b_t                   \
+    " h=4 p=8] normal\nf f32[" b_t " h=4] decay\nc f32[h=4] decay\n"
+    Parsed p;
+    parse(&p, text, sizeof text - 1, NULL);
+    CHECK_SAME(shown(&p), "");
+    if (p.spec) {
+        check_lists(
+            &p, "forward",
+            DECLARED(
+                "b=-1 t=-1") "num_key2_0 f32[b=-1 w1=1 g=2 n=6] optional state automatic state\n",
+            "y f32[b=-1 t=-1 h=4 p=8] optional -\n"
+            "num_key_T f32[b=-1 w2=2 g=2 n=6] optional state automatic state\n"
+            "num_key2_T f32[b=-1 w1=1 g=2 n=6] optional state automatic state\n"
+            "num_value_T f32[b=-1 w2=2 h=4 p=8] optional state automatic state\n"
+            "num_log_decay_T f32[b=-1 w2=2 h=4] optional state automatic decay\n");
+        check_lists(&p, "step",
+                    DECLARED("b=-1") "num_key_0 f32[b=-1 w2=2 g=2 n=6] state automatic state\n"
+                                     "num_key2_0 f32[b=-1 w1=1 g=2 n=6] state automatic state\n"
+                                     "num_value_0 f32[b=-1 w2=2 h=4 p=8] state automatic state\n"
+                                     "num_log_decay_0 f32[b=-1 w2=2 h=4] state automatic decay\n",
+                    "y f32[b=-1 h=4 p=8] optional -\n"
+                    "num_key_T f32[b=-1 w2=2 g=2 n=6] state automatic state\n"
+                    "num_key2_T f32[b=-1 w1=1 g=2 n=6] state automatic state\n"
+                    "num_value_T f32[b=-1 w2=2 h=4 p=8] state automatic state\n"
+                    "num_log_decay_T f32[b=-1 w2=2 h=4] state automatic decay\n");
+    }
+#undef DECLARED
     done(&p);
 }
 
@@ -466,6 +511,7 @@ int main(void) {
     test_limits();
     test_readme();
     test_lists();
+    test_band_lists();
     test_dims();
     test_warnings();
     test_build_errors();

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// Every spec of the zoo: it has no error and no warning; its graphs verify and survive print and
-// parse; recurrence and dense matrix mean the same; a sequence cut in two pieces, or read token by
-// token with `step`, gives what the whole gives, final states included; packed sequences give what
-// each gives alone; optional inputs may be left out. Then mutations of all of them: no crash.
+// Every spec of the zoo, and those made to test kernels: it has no error and no warning; its graphs
+// verify and survive print and parse; recurrence and dense matrix mean the same; a sequence cut in
+// two pieces, or read token by token with `step`, gives what the whole gives, final states
+// included; packed sequences give what each gives alone; optional inputs may be left out. Then
+// mutations of all of them: no crash.
 #include "../../frontend/spec.h"
 #include "../runtime/test.h"
 
@@ -123,25 +124,35 @@ static const NamedArray *find(const NamedArray *v, int n, const char *name) {
 // All doubles, no rounding: only the order of sums differs.
 #define BOUND 1e-11
 
-// Pieces of `lengths` tokens, in mode `mode`, against the whole.
+// Pieces of `lengths` tokens, in mode `mode`, against the whole. What a band reads of the tokens
+// before is given to steps alone: as zero, where the whole begins.
 static void pieces(Case *c, const char *mode, const i64 *lengths, int count, const NamedArray *in,
                    int n, const NamedArray *want, int wanted) {
     const SpecTensor *ins, *sin, *souts;
     bool step = !strcmp(mode, "step");
-    ssd_spec_inputs(c->spec, "forward", &ins);
+    int n_fwd = ssd_spec_inputs(c->spec, "forward", &ins);
     int n_in = ssd_spec_inputs(c->spec, mode, &sin),
         n_out = ssd_spec_outputs(c->spec, mode, &souts);
     Graph *g = build(c, mode, NULL);
-    if (!g || !CHECK(n_in == n && n_out == wanted && (int)g->outs.n == n_out)) return;
-    NamedArray state[MAX_TENSORS], part[MAX_TENSORS], out[MAX_TENSORS];
-    for (int i = 0; i < n; i++) state[i] = in[i];
+    if (!g || !CHECK(n_in <= MAX_TENSORS && n_fwd == n && n_out == wanted &&
+                     (int)g->outs.n == n_out && (int)g->ins.n == n_in))
+        return;
+    NamedArray whole[MAX_TENSORS], state[MAX_TENSORS], part[MAX_TENSORS], out[MAX_TENSORS];
+    for (int i = 0; i < n_in; i++) {
+        const NamedArray *given = find(in, n, sin[i].name);
+        CHECK(given || sin[i].is_state);
+        whole[i] = given ? *given : (NamedArray){sin[i].name, make(&c->arena, &sin[i], B, 0, 0)};
+        state[i] = whole[i];
+    }
     i64 from = 0;
     for (int k = 0; k < count; from += lengths[k++]) {
-        for (int i = 0; i < n; i++)
-            part[i] = (NamedArray){in[i].name, ins[i].is_state ? state[i].a
-                                                               : cut(&c->arena, &in[i].a, &ins[i],
-                                                                     from, lengths[k], step)};
-        if (!run(c, g, part, n, MEAN_RECURRENCE, B, lengths[k], out)) return;
+        for (int i = 0, f = 0; i < n_in; i++) {
+            part[i] = state[i];
+            if (sin[i].is_state) continue;
+            while (strcmp(ins[f].name, sin[i].name)) f++;
+            part[i].a = cut(&c->arena, &whole[i].a, &ins[f], from, lengths[k], step);
+        }
+        if (!run(c, g, part, n_in, MEAN_RECURRENCE, B, lengths[k], out)) return;
         const SpecTensor *outs;
         ssd_spec_outputs(c->spec, "forward", &outs);
         for (int i = 0; i < n_out; i++) {
@@ -152,13 +163,13 @@ static void pieces(Case *c, const char *mode, const i64 *lengths, int count, con
                 printf("%s: %s of piece %d, mode %s: %g\n", c->path, out[i].name, k, mode, d);
         }
         // The i-th initial state takes the i-th final one.
-        for (int i = 0, o = 0; i < n; i++) {
+        for (int i = 0, o = 0; i < n_in; i++) {
             if (!sin[i].is_state) continue;
             while (!souts[o].is_state) o++;
             state[i].a = out[o++].a;
         }
     }
-    for (int i = 0, o = 0; i < n; i++) {
+    for (int i = 0, o = 0; i < n_in; i++) {
         if (!sin[i].is_state) continue;
         while (!souts[o].is_state) o++;
         double d = apart(&state[i].a, &want[o].a);
@@ -190,7 +201,9 @@ static void meaning(Case *c) {
     }
     static const i64 two[] = {3, 4}, one[] = {1, 1, 1, 1, 1, 1, 1};
     bool step = ssd_spec_has_mode(c->spec, "step");
-    if (step && !c->packed) pieces(c, "forward", two, 2, in, n, want, (int)g->outs.n);
+    const SpecTensor *sin;
+    bool cuts = step && ssd_spec_inputs(c->spec, "step", &sin) == n;
+    if (cuts && !c->packed) pieces(c, "forward", two, 2, in, n, want, (int)g->outs.n);
     if (step && !c->packed) pieces(c, "step", one, T, in, n, want, (int)g->outs.n);
     if (step && c->packed) build(c, "step", NULL);
 }
@@ -352,7 +365,8 @@ static void test_mutations(const char *path, const char *text, size_t n, u64 *se
 int main(int argc, char **argv) {
     glob_t g;
     u64 seed = argc > 1 ? (u64)atoll(argv[1]) : 3;
-    if (CHECK(glob(SOURCE_DIR "/specs/*.yaml", 0, NULL, &g) == 0 && g.gl_pathc > 30))
+    if (CHECK(glob(SOURCE_DIR "/specs/*.yaml", 0, NULL, &g) == 0 && g.gl_pathc > 30 &&
+              glob(SOURCE_DIR "/tests/run/*.yaml", GLOB_APPEND, NULL, &g) == 0))
         for (size_t i = 0; i < g.gl_pathc; i++) {
             size_t n;
             char *text = test_read_file(g.gl_pathv[i], &n);

@@ -7,6 +7,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
@@ -328,6 +329,57 @@ static void test_jit_off(void) {
     ssd_context_destroy(cx);
 }
 
+// --- Several threads on one context and one kernel
+// -------------------------------------------------
+typedef struct Caller {
+    ssd_context *cx;
+    ssd_kernel *k;
+    int id;
+    bool ok;
+} Caller;
+
+// Launches rightly, wrongly (each thread has its own message) and compiles, in turns.
+static void *call_often(void *ctx) {
+    Caller *c = ctx;
+    char schedule[32];
+    c->ok = true;
+    snprintf(schedule, sizeof schedule, "form=chunked q=%d", 3 + c->id);
+    for (int i = 0; i < 60; i++) {
+        c->ok &= works(c->k) && !ssd_last_error()[0];
+        ssd_arg wrong = {c->id % 2 ? "odd" : "even", {0}};
+        c->ok &= ssd_launch(c->k, &wrong, 1, NULL, 0) == SSD_INVALID_ARGUMENT &&
+                 strstr(ssd_last_error(), wrong.name);
+        if (i % 20) continue;
+        ssd_kernel *own = NULL;
+        c->ok &= get(c->cx, schedule, &own) == SSD_OK && works(own);
+        ssd_kernel_destroy(own);
+    }
+    return NULL;
+}
+
+static void test_threads(void) {
+    enum { N = 4 };
+    label("%d threads", N);
+    Caller c[N];
+    pthread_t id[N];
+    ssd_context *cx = NULL;
+    ssd_kernel *k = NULL;
+    if (!check(ssd_context_create(&(ssd_context_options){2, sub("threads")}, &cx) == SSD_OK &&
+                   get(cx, NULL, &k) == SSD_OK,
+               "%s", ssd_last_error()))
+        return;
+    for (int i = 0; i < N; i++) {
+        c[i] = (Caller){cx, k, i, false};
+        check(pthread_create(&id[i], NULL, call_often, &c[i]) == 0, "no thread");
+    }
+    for (int i = 0; i < N; i++) {
+        pthread_join(id[i], NULL);
+        check(c[i].ok, "thread %d saw a wrong result, status or message", i);
+    }
+    ssd_kernel_destroy(k);
+    ssd_context_destroy(cx);
+}
+
 static void test_size_cap(void) {
     const char *dir = sub("cap");
     label("SSD_CACHE_MAX");
@@ -354,6 +406,7 @@ int main(void) {
     test_race();
     test_jit_off();
     test_size_cap();
+    test_threads();
     char clean[300];
     snprintf(clean, sizeof clean, "rm -rf '%s'", root);
     if (system(clean) != 0) printf("cannot remove %s\n", root);

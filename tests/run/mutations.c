@@ -8,6 +8,7 @@
 #include "harness.h"
 #include "../../frontend/compile.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -136,6 +137,36 @@ typedef struct Seen {
 } Seen;
 static Seen specs, graphs, programs;
 
+static ssd_context *running;
+
+static bool tame(Values v) {
+    for (int i = 0; i < v.n; i++)
+        for (i64 k = 0; k < ssd_array_count(&v.v[i].a); k++)
+            if (!(fabs(v.v[i].a.v[k]) < 1e4)) return false;
+    return true;
+}
+
+static void run_spec(const Edit *e, const ssd_compile_options *o) {
+    Layer l;
+    Arena a = {0};
+    layer_open_text(&l, "edited.yaml", e->text, o->mode, NULL);
+    const Sizes z = {.b = l.packed ? 1 : 2, .t = 19, .s = l.packed ? 3 : 0};
+    i64 elements, dims[SSD_MAX_RANK], all = 0;
+    bool ok = true;
+    for (int i = 0; i < l.n_in; i++)
+        ok &= ssd_host_dims(&l.in[i], &z, dims, &elements), all += elements;
+    for (int i = 0; i < l.n_out; i++)
+        ok &= ssd_host_dims(&l.out[i], &z, dims, &elements), all += elements;
+    if (ok && all < 1000000) {
+        const Values in = draw(&a, &l, z, 1), want = meaning(&a, &l, in, z);
+        ssd_kernel *k = tame(want) ? compile(running, &l, o->schedule, NULL, NULL) : NULL;
+        if (k) near(&l, launch(&a, k, &l, in, z, &(How){.own_workspace = true}), want, 20);
+        ssd_kernel_destroy(k);
+    }
+    ssd_arena_free(&a);
+    layer_close(&l);
+}
+
 static void read_spec(Arena *a, const Edit *e, u64 seed) {
     static const char *const schedules[] = {NULL, "form=recurrent", "form=quadratic",
                                             "form=chunked q=16"};
@@ -151,6 +182,7 @@ static void read_spec(Arena *a, const Edit *e, u64 seed) {
     check(s == SSD_OK || s == SSD_INVALID_SPEC || s == SSD_UNSUPPORTED, "status %s: %s",
           ssd_status_name(s), ssd_last_error());
     check(s == SSD_OK || ssd_last_error()[0], "refused without a message");
+    if (s == SSD_OK && running) run_spec(e, &o);
 }
 
 static void fixed_point(const Text *one, const Text *two) {
@@ -221,7 +253,7 @@ static void try_one(int file, u64 seed) {
 }
 
 int main(int argc, char **argv) {
-    int rounds = 50, i = 1;
+    int rounds = 50, run = 0, i = 1;
     u64 seed = 1;
     label("start");
     for (; i + 1 < argc && argv[i][0] == '-'; i += 2) {
@@ -229,13 +261,17 @@ int main(int argc, char **argv) {
             rounds = atoi(argv[i + 1]);
         else if (!strcmp(argv[i], "--seed"))
             seed = strtoull(argv[i + 1], NULL, 10);
+        else if (!strcmp(argv[i], "--run"))
+            run = atoi(argv[i + 1]);
         else
             return 2;
     }
+    if (run && ssd_context_create(&(ssd_context_options){2, ""}, &running) != SSD_OK) return 2;
     for (; i < argc; i++)
         if (!load(argv[i])) return 2;
     for (int f = 0; f < n_corpus; f++)
         for (int r = 0; r < rounds; r++) try_one(f, seed + (u64)r);
+    ssd_context_destroy(running);
     label("mutations");
     const struct {
         const char *what;

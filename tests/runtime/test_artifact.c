@@ -113,6 +113,38 @@ static const char sample[] = "ssdc-artifact 1\n"
                              "plan always\n"
                              "kernel all b 0\n";
 
+static const char cuda_sample[] = "ssdc-artifact 1\n"
+                                  "program mamba2 forward cuda-sm_90a\n"
+                                  "schedule form=chunked q=64\n"
+                                  "sym b x 0\n"
+                                  "param x in bf16 b 24 64\n"
+                                  "param y out bf16 b 24 64\n"
+                                  "plan when b>=2\n"
+                                  "ws S f32 b 64\n"
+                                  "ws n i32\n"
+                                  "kernel group b*24 65536 256\n"
+                                  "takes 2 0 3\n"
+                                  "kernel idle 1 0 32\n"
+                                  "takes\n"
+                                  "plan always\n"
+                                  "kernel all b 0 1024\n"
+                                  "takes 1 0\n";
+
+static void cuda_round_trip(void) {
+    Arena a = {0};
+    Artifact art;
+    Text why = {0}, out = {0};
+    CHECK(ssd_artifact_parse(&a, cuda_sample, sizeof cuda_sample - 1, &art, &why) && !why.s);
+    const ArtKernel *k = art.plans[0].kernels;
+    CHECK(k[0].threads == 256 && k[0].scratch == 65536 && k[0].n_takes == 3);
+    CHECK(k[0].takes[0] == 2 && k[0].takes[1] == 0 && k[0].takes[2] == 3);
+    CHECK(k[1].threads == 32 && k[1].n_takes == 0);
+    ssd_artifact_print(&art, &out);
+    CHECK_SAME(out.s, cuda_sample);
+    ssd_text_free(&out);
+    ssd_arena_free(&a);
+}
+
 static void round_trip(void) {
     Arena a = {0};
     Artifact art;
@@ -135,13 +167,14 @@ static void round_trip(void) {
     ssd_arena_free(&a);
 }
 
-// The sample with its line `from` replaced; NULL removes it.
-static void expect_refused(const char *from, const char *to, const char *message) {
+// A text with its line `from` replaced; NULL removes it.
+static void expect_refused(const char *whole, const char *from, const char *to,
+                           const char *message) {
     Arena a = {0};
     Artifact art;
     Text text = {0}, why = {0};
-    const char *at = strstr(sample, from), *end = strchr(at, '\n') + 1;
-    ssd_text_put(&text, sample, (size_t)(at - sample));
+    const char *at = strstr(whole, from), *end = strchr(at, '\n') + 1;
+    ssd_text_put(&text, whole, (size_t)(at - whole));
     if (to) ssd_text_printf(&text, "%s\n", to);
     ssd_text_put(&text, end, strlen(end));
     CHECK(!ssd_artifact_parse(&a, text.s, text.n, &art, &why));
@@ -186,19 +219,65 @@ static void refused(void) {
                  {"kernel all", "kernel a\x01ll b 0", "odd character"},
                  {"kernel all", "", "empty line"}};
     for (size_t i = 0; i < COUNTOF(cases); i++)
-        expect_refused(cases[i].from, cases[i].to, cases[i].message);
+        expect_refused(sample, cases[i].from, cases[i].to, cases[i].message);
+    expect_refused(sample, "kernel all", "kernel all b 0 32",
+                   "expected 'kernel SYMBOL BLOCKS SCRATCH'");
+    expect_refused(sample, "kernel all", "kernel all b 0\ntakes 0", "belongs to CUDA targets");
+}
+
+// A kernel of n tensors of rank 8: 17 words each, and 512 are possible.
+static void many_tensors(int n, const char *message) {
+    Arena a = {0};
+    Artifact art;
+    Text text = {0}, why = {0};
+    ssd_text_printf(&text, "ssdc-artifact 1\nprogram p forward cuda-sm_80\nschedule x\n");
+    for (int i = 0; i < n; i++) ssd_text_printf(&text, "param x%d in f32 1 1 1 1 1 1 1 1\n", i);
+    ssd_text_printf(&text, "plan always\nkernel k 1 0 32\ntakes");
+    for (int i = 0; i < n; i++) ssd_text_printf(&text, " %d", i);
+    ssd_text_printf(&text, "\n");
+    CHECK(ssd_artifact_parse(&a, text.s, text.n, &art, &why) == !message);
+    if (message) CHECK_HOLDS(why.s, message);
+    ssd_text_free(&text);
+    ssd_text_free(&why);
+    ssd_arena_free(&a);
+}
+
+static void cuda_refused(void) {
+    static const struct {
+        const char *from, *to, *message;
+    } cases[] = {
+        {"kernel all", "kernel all b 0", "expected 'kernel SYMBOL BLOCKS SHARED THREADS'"},
+        {"kernel all", "kernel all b 0 32 1", "expected 'kernel SYMBOL BLOCKS SHARED THREADS'"},
+        {"kernel all", "kernel all b 0 0", "bad number of threads '0'"},
+        {"kernel all", "kernel all b 0 48", "bad number of threads '48'"},
+        {"kernel all", "kernel all b 0 1056", "bad number of threads '1056'"},
+        {"kernel all", "kernel all b 0 -32", "bad number of threads '-32'"},
+        {"takes 1 0", NULL, "kernel 'all' has no 'takes'"},
+        {"takes 1 0", "takes 1 2",
+         "kernel 'all' takes tensor 2 of 2"}, // this plan has no workspace
+        {"takes 2 0 3", "takes 2 0 4", "kernel 'group' takes tensor 4 of 4"},
+        {"takes 2 0 3", "takes 2 0 2", "kernel 'group' takes tensor 2 twice"},
+        {"takes 2 0 3", "takes 2 0 x", "bad tensor 'x'"},
+        {"takes 2 0 3", "takes 2 0 99999", "bad tensor '99999'"},
+        {"takes 2 0 3", "takes 2\ntakes 0", "kernel 'group' takes twice"},
+        {"plan always", "plan always\ntakes 0", "'takes' before the first kernel"},
+    };
+    for (size_t i = 0; i < COUNTOF(cases); i++)
+        expect_refused(cuda_sample, cases[i].from, cases[i].to, cases[i].message);
+    many_tensors(30, NULL);
+    many_tensors(31, "the argument of kernel 'k' has 4216 bytes, 4096 are possible");
 }
 
 // Cut and damaged texts: refused or, when the damage means something, taken; never a fault.
-static void noise(void) {
+static void noise(const char *whole) {
     u64 seed = 1;
-    size_t n = sizeof sample - 1;
+    size_t n = strlen(whole);
     for (size_t k = 0; k < 3 * n; k++) {
         Arena a = {0};
         Artifact art;
         Text why = {0};
         char *copy = malloc(n);
-        memcpy(copy, sample, n);
+        memcpy(copy, whole, n);
         size_t len = k < n ? k : n;
         if (k >= n) copy[test_random(&seed) % n] = (char)test_random(&seed);
         bool ok = ssd_artifact_parse(&a, copy, len, &art, &why);
@@ -223,6 +302,9 @@ int main(void) {
     formulas();
     round_trip();
     refused();
-    noise();
+    cuda_round_trip();
+    cuda_refused();
+    noise(sample);
+    noise(cuda_sample);
     return test_end();
 }

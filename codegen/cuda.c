@@ -1,0 +1,412 @@
+// SPDX-License-Identifier: Apache-2.0
+// T1 -> CUDA C++ -> cubin: programs, kernels, control flow.
+//
+// One `extern "C" __global__` function a kernel, its argument a struct of 8-byte words (runtime/artifact.h). The
+// text opens with what it was made of and the command that makes it again; then the prelude, then kernels.
+#include "cuda.h"
+#include "cuda_emit.h"
+#include "nvrtc.h"
+
+enum { FEW = 1024, THREADS_FEW = 128, THREADS_MANY = 256, BUFFER_ALIGN = 64 };
+
+extern const unsigned char ssd_cuda_prelude[];
+extern const size_t ssd_cuda_prelude_size;
+
+static const TVal *val(const Cuda *c, Val v) { return &c->p->vals.v[v]; }
+
+// --- Text --------------------------------------------------------------------------------------------------------
+static void indent(Cuda *c) {
+    for (int i = 0; i < c->indent; i++) ssd_text_put(c->out, "    ", 4);
+}
+void ssd_cuda_line(Cuda *c, const char *fmt, ...) {
+    va_list ap;
+    va_start(ap, fmt);
+    indent(c);
+    ssd_text_vprintf(c->out, fmt, ap);
+    ssd_text_put(c->out, "\n", 1);
+    va_end(ap);
+}
+void ssd_cuda_open(Cuda *c, const char *fmt, ...) {
+    va_list ap;
+    va_start(ap, fmt);
+    indent(c);
+    ssd_text_vprintf(c->out, fmt, ap);
+    ssd_text_put(c->out, " {\n", 3);
+    c->indent++;
+    va_end(ap);
+}
+void ssd_cuda_close(Cuda *c) {
+    c->indent--;
+    indent(c);
+    ssd_text_put(c->out, "}\n", 2);
+}
+void ssd_cuda_comment(Cuda *c, const TOp *o) {
+    Text t = {0};
+    ssd_tile_op_print(c->p, o, &t);
+    indent(c);
+    ssd_text_printf(c->out, "// %s\n", t.s);
+    ssd_text_free(&t);
+}
+
+// --- Control flow ------------------------------------------------------------------------------------------------
+static void block(Cuda *c, const TBlock *b);
+
+static void place_carries(Cuda *c, const TOp *o) {
+    for (int i = 0; i < o->ncarry; i++) {
+        Val v = o->carry[i];
+        const TVal *t = val(c, v);
+        if (t->naxes) {
+            c->base[v] = c->name[t->lay.buf];
+            c->offset[v] = t->lay.offset;
+            continue;
+        }
+        Kind k = ssd_cuda_dtype_kind(t->dtype);
+        const char *start = k == KIND_FLOAT ? ssd_cuda_float(c, o->init[i]) : ssd_cuda_ex(c, o->init[i]);
+        ssd_cuda_line(c, "%s %s = %s;", ssd_cuda_ctype(k), c->name[v], start);
+    }
+}
+
+// All next values are known before the first carry changes.
+static void next_carries(Cuda *c, const TOp *o) {
+    const TOp *y = o->body.last;
+    for (int last = 0; last < 2; last++)
+        for (int i = 0; i < o->ncarry; i++) {
+            const TVal *t = val(c, o->carry[i]);
+            const char *name = c->name[o->carry[i]];
+            Kind k = ssd_cuda_dtype_kind(t->dtype);
+            if (t->naxes) continue;
+            if (last) {
+                ssd_cuda_line(c, "%s = next_%s;", name, name);
+                continue;
+            }
+            const char *next = k == KIND_FLOAT ? ssd_cuda_float(c, y->init[i]) : ssd_cuda_ex(c, y->init[i]);
+            ssd_cuda_line(c, "const %s next_%s = %s;", ssd_cuda_ctype(k), name, next);
+        }
+}
+
+static void loop(Cuda *c, const TOp *o) {
+    const char *v = c->name[o->var], *lo = ssd_cuda_ex(c, o->lo), *hi = ssd_cuda_ex(c, o->hi);
+    place_carries(c, o);
+    if (o->op == TOP_EACH) ssd_cuda_line(c, "#pragma unroll");
+    if (o->flags & TF_REV) ssd_cuda_open(c, "for (int %s = %s - 1, first = %s; %s >= first; %s--)", v, hi, lo, v, v);
+    else ssd_cuda_open(c, "for (int %s = %s, end = %s; %s < end; %s++)", v, lo, hi, v, v);
+    block(c, &o->body);
+    next_carries(c, o);
+    ssd_cuda_close(c);
+}
+
+static void branch(Cuda *c, const TOp *o) {
+    ssd_cuda_open(c, "if (%s)", ssd_cuda_ex(c, o->e));
+    block(c, &o->body);
+    ssd_cuda_close(c);
+}
+
+// --- Ops ---------------------------------------------------------------------------------------------------------
+static void scalar(Cuda *c, const TOp *o) {
+    Kind k = ssd_cuda_dtype_kind(val(c, o->out)->dtype);
+    const char *v = o->op == TOP_LOAD ? ssd_cuda_access(c, o, NULL) : k == KIND_FLOAT ? ssd_cuda_float(c, o->e) : ssd_cuda_ex(c, o->e);
+    ssd_cuda_line(c, "const %s %s = %s;", ssd_cuda_ctype(k), c->name[o->out], ssd_cuda_round(c, v, val(c, o->out)->dtype));
+}
+
+static void op(Cuda *c, const TOp *o) {
+    if (o->op != TOP_FOR && o->op != TOP_EACH && o->op != TOP_IF && o->op != TOP_BUF && o->op != TOP_YIELD && o->op != TOP_PREFETCH)
+        ssd_cuda_comment(c, o);
+    switch ((TOpCode)o->op) {
+    case TOP_MMA: ssd_cuda_mma(c, o); break;
+    case TOP_SCAN: ssd_cuda_scan(c, o); break;
+    case TOP_AT:
+    case TOP_RENAME:
+    case TOP_SPLIT:
+    case TOP_SLICE: ssd_cuda_view(c, o); break;
+    case TOP_JOIN: ssd_cuda_join(c, o); break;
+    case TOP_CAT: ssd_cuda_cat(c, o); break;
+    case TOP_PUT: ssd_cuda_put(c, o); break;
+    case TOP_SWAP: ssd_cuda_swap(c, o); break;
+    case TOP_INV: ssd_cuda_inv(c, o); break;
+    case TOP_PICK: ssd_cuda_pick(c, o); break;
+    case TOP_FOR:
+    case TOP_EACH: loop(c, o); break;
+    case TOP_IF: branch(c, o); break;
+    case TOP_STORE:
+        ssd_cuda_line(c, "if (threadIdx.x == 0) %s;", ssd_cuda_access(c, o, ssd_cuda_ex(c, o->e)));
+        break;
+    case TOP_LOAD:
+    case TOP_MAP:
+    case TOP_FILL:
+    case TOP_REDUCE:
+    case TOP_COPY: scalar(c, o); break;
+    case TOP_BUF:
+    case TOP_YIELD:
+    case TOP_PREFETCH: break;
+    case TOP__COUNT: SSD_BUG("not an op");
+    }
+}
+
+static bool is_view(const TOp *o) {
+    return o->op == TOP_AT || o->op == TOP_RENAME || o->op == TOP_SPLIT || o->op == TOP_SLICE;
+}
+
+static void block(Cuda *c, const TBlock *b) {
+    for (TOp *o = b->first; o; o = o->next) {
+        bool nest = ssd_nest_op(c->p, o);
+        TOp *last = nest ? ssd_nest_last(c->p, o) : o;
+        for (TOp *w = o;; w = w->next) {  // where results go
+            const TVal *t = w->out ? val(c, w->out) : NULL;
+            if (t && t->lay.space == SP_MEM && t->naxes && !is_view(w)) {
+                c->base[w->out] = c->name[t->lay.buf];
+                c->offset[w->out] = t->lay.offset;
+            }
+            if (w == last) break;
+        }
+        for (u32 i = 0; i < c->barriers.n; i++)
+            if (c->barriers.v[i] == o) ssd_cuda_line(c, "__syncthreads();");
+        if (nest) ssd_cuda_nest(c, o, last);
+        else op(c, o);
+        o = last;
+    }
+}
+
+// --- Kernels -----------------------------------------------------------------------------------------------------
+// A tensor of the kernel: what its text speaks of, in the order of the artifact.
+typedef struct Used {
+    bool *tensor, *sym;
+} Used;
+static void note_ex(const Cuda *c, Ex e, Used *used) {
+    if (!e) return;
+    const Expr *x = &c->p->exs.v[e];
+    if (x->kind == EX_LOAD) used->tensor[x->tensor] = true;
+    if (x->kind == EX_SYM) used->sym[x->sym] = true;
+    for (int i = 0; i < x->nidx; i++) note_ex(c, x->idx[i], used);
+    for (int i = 0; x->kind == EX_FN && i < ssd_fns[x->fn].arity; i++) note_ex(c, x->arg[i], used);
+}
+static void note_block(const Cuda *c, const TBlock *b, Used *used) {
+    for (const TOp *o = b->first; o; o = o->next) {
+        const Ex e[] = {o->e, o->e2, o->when, o->lo, o->hi};
+        if (o->op == TOP_PREFETCH) continue;
+        if (o->op == TOP_LOAD || o->op == TOP_STORE) used->tensor[o->tensor] = true;
+        for (size_t i = 0; i < COUNTOF(e); i++) note_ex(c, e[i], used);
+        for (int i = 0; i < o->nidx; i++) note_ex(c, o->idx[i], used);
+        for (int i = 0; o->init && i < o->ncarry; i++) note_ex(c, o->init[i], used);
+        note_block(c, &o->body, used);
+    }
+}
+static Used used_by(const Cuda *c) {
+    Used used = {NEWN(c->a, bool, c->p->tensors.n), NEWN(c->a, bool, c->p->syms.n + 1)};
+    for (int i = 1; i < c->k->ngrid; i++) note_ex(c, c->k->grid[i].size, &used);
+    note_block(c, &c->k->body, &used);
+    return used;
+}
+
+// Parameters first, then workspace; out[i] is a tensor's index in the program, place[i] in the artifact.
+static int taken_tensors(const Cuda *c, u16 *out, int *place) {
+    const bool *used = used_by(c).tensor;
+    int n = 0, at = 0;
+    for (int ws = 0; ws < 2; ws++)
+        for (u32 i = 1; i < c->p->tensors.n; i++) {
+            if ((c->p->tensors.v[i].role == T_WS) != ws) continue;
+            if (used[i]) out[n] = (u16)i, place[n++] = at;
+            at++;
+        }
+    return n;
+}
+
+// The block is as large as its largest tile is worth.
+static int threads_of(const Prog *p, const TBlock *b) {
+    i64 most = 0;
+    for (const TOp *o = b->first; o; o = o->next) {
+        i64 n = 1;
+        for (int i = 0; o->out && i < p->vals.v[o->out].naxes; i++) n *= p->axes.v[p->vals.v[o->out].ax[i]].size;
+        if (n > FEW || threads_of(p, &o->body) == THREADS_MANY) return THREADS_MANY;
+        most = MAX(most, n);
+    }
+    return THREADS_FEW;
+}
+
+// Blocks that share a multiprocessor, as far as shared memory lets them: what registers are shared by.
+static int neighbours(const Cuda *c) {
+    i64 bytes = 0;
+    for (const TOp *o = c->k->body.first; o; o = o->next) bytes += o->op == TOP_BUF ? o->bytes : 0;
+    return 2 * bytes > c->m->l1 ? 1 : 2;
+}
+
+static i64 buffers(Cuda *c) {
+    i64 bytes = 0;
+    bool any = false;
+    for (const TOp *o = c->k->body.first; o; o = o->next) {
+        if (o->op != TOP_BUF) continue;
+        if (!any) ssd_cuda_line(c, "extern __shared__ __align__(16) float shared[];");
+        ssd_cuda_line(c, "float *const %s = shared + %lld;  // %lld bytes", c->name[o->out], (long long)bytes / 4, (long long)o->bytes);
+        bytes += (o->bytes + BUFFER_ALIGN - 1) / BUFFER_ALIGN * BUFFER_ALIGN;
+        any = true;
+    }
+    return bytes;
+}
+
+static void arguments(Cuda *c, const u16 *tensors, int n) {
+    ssd_cuda_open(c, "struct %s_args", c->k->name);  // of each tensor its address, strides and dims, in elements
+    if (n) ssd_cuda_line(c, "void *data[%d];", n);
+    for (u32 i = 0; i < c->p->syms.n; i++) ssd_cuda_line(c, "i64 %s;", c->sym[i]);
+    for (int i = 0; i < n; i++) {
+        const TTensor *t = &c->p->tensors.v[tensors[i]];
+        if (t->rank) ssd_cuda_line(c, "i64 %s[2][%d];", c->tensor[tensors[i]], t->rank);
+    }
+    c->indent--;
+    ssd_cuda_line(c, "};");
+}
+
+// Does a kernel write memory that the tensor may share?
+static bool writes(const Cuda *c, const TBlock *b, const TTensor *t) {
+    for (const TOp *o = b->first; o; o = o->next) {
+        const TTensor *to = o->op == TOP_STORE ? &c->p->tensors.v[o->tensor] : NULL;
+        if (to && (to == t || (to->alias && !strcmp(to->alias, t->name)) || (t->alias && !strcmp(t->alias, to->name)))) return true;
+        if (writes(c, &o->body, t)) return true;
+    }
+    return false;
+}
+
+static void tensor(Cuda *c, u16 i, int place) {
+    const TTensor *t = &c->p->tensors.v[i];
+    const char *type = ssd_cuda_type(t->dtype), *name = c->tensor[i];
+    const char *only = writes(c, &c->k->body, t) ? "" : "const ";
+    if (t->rank) ssd_cuda_line(c, "const Tensor<%s%s, %d> %s(args.data[%d], args.%s[0], args.%s[1]);", only, type, t->rank, name, place, name, name);
+    else ssd_cuda_line(c, "const Tensor<%s%s, 0> %s(args.data[%d], nullptr, nullptr);", only, type, name, place);
+}
+
+// Grid variables from the block's number: the last one runs fastest.
+static void grid(Cuda *c) {
+    const TKernel *k = c->k;
+    if (k->ngrid > 1) ssd_cuda_line(c, "int block = blockIdx.x;");
+    for (int i = k->ngrid - 1; i >= 0; i--) {
+        const char *v = c->name[k->grid[i].var], *size = ssd_cuda_factor(c, k->grid[i].size);
+        if (k->ngrid == 1) ssd_cuda_line(c, "const int %s = blockIdx.x;", v);
+        else if (i) ssd_cuda_line(c, "const int %s = block %% %s;", v, size);
+        else ssd_cuda_line(c, "const int %s = block;", v);
+        if (i) ssd_cuda_line(c, "block /= %s;", size);
+    }
+}
+
+static void begin_kernel(Cuda *c, const TKernel *k) {
+    c->k = k;
+    c->threads = ssd_cuda_threads(c->p, k);
+    c->nest = 0;
+    memset(c->base, 0, c->p->vals.n * sizeof *c->base);
+    memset(c->local, 0, c->p->vals.n * sizeof *c->local);
+    ssd_cuda_names(c);
+    ssd_cuda_barriers(c);
+}
+
+static i64 kernel(Cuda *c, const TKernel *k) {
+    u16 *tensors = NEWN(c->a, u16, c->p->tensors.n);
+    int *place = NEWN(c->a, int, c->p->tensors.n);
+    begin_kernel(c, k);
+    int n = taken_tensors(c, tensors, place);
+    ssd_text_put(c->out, "\n", 1);
+    arguments(c, tensors, n);
+    ssd_cuda_open(c, "extern \"C\" __global__ void __launch_bounds__(THREADS, %d) %s(const __grid_constant__ %s_args args)", neighbours(c), k->name, k->name);
+    for (int i = 0; i < n; i++) tensor(c, tensors[i], i);
+    const bool *syms = used_by(c).sym;
+    for (u32 i = 0; i < c->p->syms.n; i++)
+        if (syms[i]) ssd_cuda_line(c, "const int %s = (int)args.%s;", c->sym[i], c->sym[i]);
+    i64 bytes = buffers(c);
+    grid(c);
+    block(c, &k->body);
+    ssd_cuda_close(c);
+    return bytes;
+}
+
+// --- Programs ----------------------------------------------------------------------------------------------------
+// One block size for the program: the prelude's loops are written in it.
+int ssd_cuda_threads(const Prog *p, const TKernel *k) {
+    (void)k;
+    for (u32 i = 0; i < p->kernels.n; i++)
+        if (threads_of(p, &p->kernels.v[i].body) == THREADS_MANY) return THREADS_MANY;
+    return THREADS_FEW;
+}
+
+int ssd_cuda_takes(Arena *a, const Prog *p, const TKernel *k, int **out) {
+    Cuda c = {.p = p, .a = a, .k = k};
+    *out = NEWN(a, int, p->tensors.n);
+    return taken_tensors(&c, NEWN(a, u16, p->tensors.n), *out);
+}
+
+// Narrow tensors allow the hardware's own functions.
+static bool is_fast(const Prog *p) {
+    for (u32 i = 1; i < p->tensors.n; i++)
+        if (p->tensors.v[i].dtype == SSD_BF16 || p->tensors.v[i].dtype == SSD_F16) return true;
+    return false;
+}
+
+static bool is_step(const Prog *p) {
+    for (u32 i = 0; i < p->syms.n; i++)
+        if (!strcmp(p->syms.v[i], "t")) return false;
+    return true;
+}
+
+static void header(Cuda *c) {
+    const Prog *p = c->p;
+    const char *arch = c->m->target + strlen("cuda-"), *schedule = p->schedule ? p->schedule : "";
+    ssd_text_printf(c->out, "// %s for %s, %s\n", p->name, arch, *schedule ? schedule : "no schedule");
+    ssd_text_printf(c->out, "// made by: ssdc show SPEC --at source --target %s%s%s%s%s\n", arch, is_step(p) ? " --mode step" : "",
+                    *schedule ? " --schedule '" : "", schedule, *schedule ? "'" : "");
+    ssd_text_printf(c->out, "//\n");
+    for (u32 i = 1; i < p->tensors.n; i++) {
+        static const char *const role[] = {"in ", "out", "ws "};
+        const TTensor *t = &p->tensors.v[i];
+        ssd_text_printf(c->out, "//   %s %s %s[", role[t->role], t->name, ssd_dtype_name((ssd_dtype)t->dtype));
+        for (int d = 0; d < t->rank; d++) {
+            if (d) ssd_text_put(c->out, ", ", 2);
+            ssd_ex_print(p, t->dim[d], c->out);
+        }
+        ssd_text_printf(c->out, t->alias ? "], may be %s\n" : "]\n", t->alias);
+    }
+    ssd_text_printf(c->out, "#define THREADS %d\n#define FAST %d\n", ssd_cuda_threads(p, NULL), is_fast(p));
+}
+
+void ssd_cuda_source(const Prog *p, const Machine *m, i64 *out_scratch, Text *out) {
+    Arena scratch = {0};
+    Cuda c = {.p = p, .m = m, .a = &scratch, .out = out};
+    c.name = NEWN(c.a, const char *, p->vals.n);
+    c.base = NEWN(c.a, const char *, p->vals.n);
+    c.offset = NEWN(c.a, i64, p->vals.n);
+    c.local = NEWN(c.a, u32, p->vals.n);
+    c.tensor = NEWN(c.a, const char *, p->tensors.n);
+    c.axis = NEWN(c.a, const char *, p->axes.n);
+    c.sym = NEWN(c.a, const char *, p->syms.n + 1);
+    ssd_cuda_sources(&c);
+    header(&c);
+    ssd_text_printf(out, "\n");
+    ssd_text_put(out, (const char *)ssd_cuda_prelude, ssd_cuda_prelude_size);
+    for (u32 i = 0; i < p->kernels.n; i++) {
+        i64 bytes = kernel(&c, &p->kernels.v[i]);
+        if (out_scratch) out_scratch[i] = bytes;
+    }
+    ssd_arena_free(&scratch);
+}
+
+bool ssd_cuda_emit(Arena *a, const Prog *p, const Machine *m, const void **out_code, size_t *out_size, i64 *out_scratch,
+                   Text *why) {
+    Text source = {0};
+    ssd_cuda_source(p, m, out_scratch, &source);
+    NvrtcResult r;
+    bool ok = ssd_nvrtc_compile(a, source.s, p->name, m->target + strlen("cuda-"), &r, why);
+    ssd_text_free(&source);
+    *out_code = r.cubin;
+    *out_size = r.cubin_size;
+    return ok;
+}
+
+bool ssd_cuda_text(const Prog *p, const Machine *m, bool assembly, Text *out, Text *why) {
+    if (!assembly) {
+        ssd_cuda_source(p, m, NULL, out);
+        return true;
+    }
+    Arena scratch = {0};
+    Text source = {0};
+    NvrtcResult r;
+    ssd_cuda_source(p, m, NULL, &source);
+    bool ok = ssd_nvrtc_compile(&scratch, source.s, p->name, m->target + strlen("cuda-"), &r, why);
+    if (ok) ssd_text_put(out, r.ptx, r.ptx_size);
+    ssd_text_free(&source);
+    ssd_arena_free(&scratch);
+    return ok;
+}

@@ -1,0 +1,225 @@
+// SPDX-License-Identifier: Apache-2.0
+// Scalar expressions as C, and where tiles and tensors have their elements.
+//
+//   M = map {where(i >= j, S*exp2(ci - cj), 0)}     b2[i*68 + j] = i >= j ? b2[i*68 + j]*ex2(b6[i] - b6[j]) : 0.0f;
+//   x_ = load x[b, c*64+j, h, p]                    x.get<2>(b, c*64 + j, h, p): only the time may be out of range
+#include "cuda_emit.h"
+
+#include <math.h>
+#include <stdio.h>
+
+static const Expr *at(const Cuda *c, Ex e) { return &c->p->exs.v[e]; }
+static const TVal *val(const Cuda *c, Val v) { return &c->p->vals.v[v]; }
+i64 ssd_cuda_size(const Cuda *c, u8 axis) { return c->p->axes.v[axis].size; }
+
+// --- Kinds -----------------------------------------------------------------------------------------------------
+Kind ssd_cuda_dtype_kind(u8 dtype) {
+    if (dtype == SSD_BOOL) return KIND_BOOL;
+    return dtype == SSD_IDX || dtype == SSD_I32 ? KIND_INT : KIND_FLOAT;
+}
+const char *ssd_cuda_ctype(Kind k) { return k == KIND_FLOAT ? "float" : k == KIND_INT ? "int" : "bool"; }
+
+Kind ssd_cuda_kind(const Cuda *c, Ex e) {
+    const Expr *x = at(c, e);
+    switch ((ExKind)x->kind) {
+    case EX_VAL: return ssd_cuda_dtype_kind(val(c, x->val)->dtype);
+    case EX_AXIS:
+    case EX_SYM: return KIND_INT;
+    case EX_LOAD: return ssd_cuda_dtype_kind(c->p->tensors.v[x->tensor].dtype);
+    case EX_NUM:
+    case EX_FN: return ssd_cuda_dtype_kind(x->dtype);
+    }
+    SSD_BUG("no such expression");
+}
+
+// --- Functions ---------------------------------------------------------------------------------------------------
+enum { P_WHERE = 1, P_OR, P_AND, P_EQ, P_CMP, P_SUM, P_MUL, P_UNARY, P_ATOM };
+static const struct {
+    u8 prec;
+    const char *text;
+} infix[FN__COUNT] = {
+    [FN_OR] = {P_OR, " || "}, [FN_AND] = {P_AND, " && "}, [FN_EQ] = {P_EQ, " == "}, [FN_NE] = {P_EQ, " != "},
+    [FN_LT] = {P_CMP, " < "}, [FN_LE] = {P_CMP, " <= "},  [FN_GT] = {P_CMP, " > "}, [FN_GE] = {P_CMP, " >= "},
+    [FN_ADD] = {P_SUM, " + "}, [FN_SUB] = {P_SUM, " - "}, [FN_MUL] = {P_MUL, "*"},
+};
+static const char *const calls[FN__COUNT] = {
+    [FN_DIV] = "divide",     [FN_FDIV] = "floor_div", [FN_CDIV] = "ceil_div",        [FN_MOD] = "modulo",
+    [FN_MIN] = "minimum",    [FN_MAX] = "maximum",    [FN_CLAMP] = "clamp",          [FN_ABS] = "fabsf",
+    [FN_POW] = "powf",       [FN_EXP] = "exponential", [FN_EXP2] = "ex2",            [FN_EXPM1] = "expm1f",
+    [FN_LOG] = "logf",       [FN_LOG2] = "log2f",     [FN_LOG1P] = "log1pf",         [FN_SQRT] = "sqrtf",
+    [FN_RSQRT] = "rsqrtf",   [FN_SIGMOID] = "sigmoid", [FN_LOGSIGMOID] = "logsigmoid", [FN_SOFTPLUS] = "softplus",
+    [FN_TANH] = "tanhf",     [FN_SILU] = "silu",      [FN_RELU] = "relu",            [FN_ELU] = "elu",
+    [FN_GELU] = "gelu",      [FN_SIN] = "sine",       [FN_COS] = "cosine",
+};
+
+static const char *text(Cuda *c, Ex e, int prec);
+
+static const char *number(Cuda *c, const Expr *x, Kind k) {
+    char s[48];
+    if (k == KIND_BOOL) return x->num != 0 ? "true" : "false";
+    if (k == KIND_INT) return ssd_arena_printf(c->a, "%lld", (long long)x->num);
+    float f = (float)x->num;
+    if (isnan(f)) return "__int_as_float(0x7fc00000)";
+    if (isinf(f)) return f > 0 ? "INF" : "(-INF)";
+    for (int digits = 6; digits <= 9; digits++) {
+        snprintf(s, sizeof s, "%.*g", digits, (double)f);
+        float back = 0;
+        if (sscanf(s, "%f", &back) == 1 && back == f) break;
+    }
+    for (char *p = s; *p; p++)
+        if (!strchr("0123456789+-e", *p)) *p = '.';
+    return ssd_arena_printf(c->a, strpbrk(s, ".e") ? "%sf" : "%s.0f", s);
+}
+
+static const char *parens(Cuda *c, const char *s, bool yes) {
+    return yes ? ssd_arena_printf(c->a, "(%s)", s) : s;
+}
+
+// An operand in the kind its function works in.
+static const char *operand(Cuda *c, Ex e, Kind want, int prec) {
+    Kind have = ssd_cuda_kind(c, e);
+    if (have == want || want == KIND_BOOL) return text(c, e, prec);
+    if (at(c, e)->kind == EX_NUM) return number(c, at(c, e), want);
+    if (want == KIND_FLOAT) return ssd_arena_printf(c->a, "(float)%s", text(c, e, P_UNARY));
+    return ssd_arena_printf(c->a, "(int)%s", text(c, e, P_UNARY));
+}
+
+static const char *function(Cuda *c, const Expr *x, int prec) {
+    Kind k = ssd_cuda_dtype_kind(x->dtype);
+    FnCode f = (FnCode)x->fn;
+    if (f == FN_WHERE) {
+        const char *s = ssd_arena_printf(c->a, "%s ? %s : %s", text(c, x->arg[0], P_OR), operand(c, x->arg[1], k, P_WHERE),
+                                         operand(c, x->arg[2], k, P_WHERE));
+        return parens(c, s, prec > P_WHERE);
+    }
+    if (k == KIND_BOOL && f != FN_AND && f != FN_OR && f != FN_NOT) {  // comparisons of numbers
+        bool real = ssd_cuda_kind(c, x->arg[0]) == KIND_FLOAT || ssd_cuda_kind(c, x->arg[1]) == KIND_FLOAT;
+        k = real ? KIND_FLOAT : KIND_INT;
+    }
+    if (infix[f].prec) {
+        int own = infix[f].prec;
+        bool mixed = own == P_EQ || own == P_CMP;
+        const char *s = ssd_arena_printf(c->a, "%s%s%s", operand(c, x->arg[0], k, own + mixed), infix[f].text,
+                                         operand(c, x->arg[1], k, own + 1));
+        return parens(c, s, own < prec);
+    }
+    if (f == FN_NEG) return parens(c, ssd_arena_printf(c->a, "-%s", operand(c, x->arg[0], k, P_ATOM)), prec > P_UNARY);
+    if (f == FN_NOT) return ssd_arena_printf(c->a, "!%s", text(c, x->arg[0], P_ATOM));
+    const char *name = f == FN_ABS && k == KIND_INT ? "abs" : calls[f];
+    if (!name) SSD_BUG("no CUDA for %s", ssd_fns[f].name);
+    const char *s = ssd_arena_printf(c->a, "%s(%s", name, operand(c, x->arg[0], k, 0));
+    for (int i = 1; i < ssd_fns[f].arity; i++) s = ssd_arena_printf(c->a, "%s, %s", s, operand(c, x->arg[i], k, 0));
+    return ssd_arena_printf(c->a, "%s)", s);
+}
+
+// --- Tensors -----------------------------------------------------------------------------------------------------
+// Is 0 <= index < dim sure? A grid variable stays below its size, and the axes of tiles below theirs.
+static bool bounds(const Cuda *c, Ex e, double *lo, double *hi) {
+    const Expr *x = at(c, e);
+    double l0, h0, l1, h1;
+    if (x->kind == EX_NUM) return *lo = *hi = x->num, true;
+    if (x->kind == EX_AXIS) return *lo = 0, *hi = (double)ssd_cuda_size(c, (u8)x->axis) - 1, true;
+    if (x->kind == EX_VAL)
+        for (int i = 0; i < c->k->ngrid; i++) {
+            const Expr *size = at(c, c->k->grid[i].size);
+            if (c->k->grid[i].var == x->val && size->kind == EX_NUM) return *lo = 0, *hi = size->num - 1, true;
+        }
+    if (x->kind != EX_FN || ssd_fns[x->fn].arity != 2 || !bounds(c, x->arg[0], &l0, &h0) || !bounds(c, x->arg[1], &l1, &h1))
+        return false;
+    switch ((FnCode)x->fn) {
+    case FN_ADD: return *lo = l0 + l1, *hi = h0 + h1, true;
+    case FN_SUB: return *lo = l0 - h1, *hi = h0 - l1, true;
+    case FN_MUL: return *lo = l0 * l1, *hi = h0 * h1, l0 >= 0 && l1 >= 0;
+    case FN_FDIV: return *lo = floor(l0 / h1), *hi = floor(h0 / l1), l0 >= 0 && l1 > 0;
+    default: return false;
+    }
+}
+
+static bool proven(const Cuda *c, Ex index, Ex dim) {
+    const Expr *x = at(c, index), *d = at(c, dim);
+    if (x->kind == EX_VAL)
+        for (int i = 0; i < c->k->ngrid; i++)
+            if (c->k->grid[i].var == x->val && c->k->grid[i].size == dim) return true;
+    double lo, hi;
+    return d->kind == EX_NUM && bounds(c, index, &lo, &hi) && lo >= 0 && hi < d->num;
+}
+
+// `x.get<2>(b, c*64 + j, h, p)`, or put with a value first.
+static const char *element(Cuda *c, u16 tensor, const Ex *idx, int n, const char *verb, const char *value) {
+    const TTensor *t = &c->p->tensors.v[tensor];
+    int check = 0;
+    for (int d = 0; d < n; d++) check |= !proven(c, idx[d], t->dim[d]) << d;
+    const char *s = ssd_arena_printf(c->a, "%s.%s", c->tensor[tensor], verb);
+    if (check) s = ssd_arena_printf(c->a, "%s<%d>", s, check);
+    s = ssd_arena_printf(c->a, "%s(%s", s, value ? value : "");
+    for (int d = 0; d < n; d++)
+        s = ssd_arena_printf(c->a, "%s%s%s", s, d || value ? ", " : "", operand(c, idx[d], KIND_INT, 0));
+    return ssd_arena_printf(c->a, "%s)", s);
+}
+
+const char *ssd_cuda_access(Cuda *c, const TOp *o, const char *value) {
+    const char *s = element(c, o->tensor, o->idx, o->nidx, value ? "put" : "get", value);
+    if (!o->when) return s;
+    return ssd_arena_printf(c->a, value ? "if (%s) %s" : "%s ? %s : 0", text(c, o->when, value ? 0 : P_OR), s);
+}
+
+const char *ssd_cuda_access4(Cuda *c, const TOp *o, const char *array) {
+    const char *when = o->when ? text(c, o->when, 0) : "true";
+    return element(c, o->tensor, o->idx, o->nidx, o->op == TOP_STORE ? "put4" : "get4", ssd_arena_printf(c->a, "%s, %s", when, array));
+}
+
+// --- Tiles -------------------------------------------------------------------------------------------------------
+const char *ssd_cuda_pointer(Cuda *c, Val v) {
+    if (!c->base[v]) SSD_BUG("`%s` has no memory", val(c, v)->name);
+    if (!c->offset[v]) return c->base[v];
+    return ssd_arena_printf(c->a, "%s + %lld", c->base[v], (long long)c->offset[v]);
+}
+
+const char *ssd_cuda_at(Cuda *c, Val v, u8 from, const char *instead) {
+    const Lay *l = &val(c, v)->lay;
+    const char *s = "";
+    for (int i = 0; i < l->naxes; i++) {
+        u8 x = l->ax[i];
+        if (from && x == from ? !strcmp(instead, "0") : ssd_cuda_size(c, x) == 1) continue;
+        const char *index = from && x == from ? instead : c->axis[x];
+        s = ssd_arena_printf(c->a, "%s%s%s", s, *s ? " + " : "", index);
+        if (l->stride[i] != 1) s = ssd_arena_printf(c->a, "%s*%lld", s, (long long)l->stride[i]);
+    }
+    if (!c->base[v]) SSD_BUG("`%s` has no memory", val(c, v)->name);
+    if (c->offset[v] || !*s) s = ssd_arena_printf(c->a, "%s%s%lld", s, *s ? " + " : "", (long long)c->offset[v]);
+    return ssd_arena_printf(c->a, "%s[%s]", c->base[v], s);
+}
+
+// Tiles hold f32 whatever they mean: truth as 0 and 1, indices as whole numbers.
+static const char *read(Cuda *c, Val v, int prec) {
+    const TVal *t = val(c, v);
+    if (!t->naxes || (c->local[v] && c->local[v] == c->nest)) return c->name[v];
+    const char *s = ssd_cuda_at(c, v, 0, NULL);
+    Kind k = ssd_cuda_dtype_kind(t->dtype);
+    if (k == KIND_INT) return ssd_arena_printf(c->a, "(int)%s", s);
+    if (k == KIND_BOOL) return parens(c, ssd_arena_printf(c->a, "%s != 0", s), prec > P_EQ);
+    return s;
+}
+
+static const char *text(Cuda *c, Ex e, int prec) {
+    const Expr *x = at(c, e);
+    switch ((ExKind)x->kind) {
+    case EX_NUM: return parens(c, number(c, x, ssd_cuda_kind(c, e)), x->num < 0 && prec > P_SUM);
+    case EX_VAL: return read(c, x->val, prec);
+    case EX_AXIS: return ssd_cuda_size(c, (u8)x->axis) == 1 ? "0" : c->axis[x->axis];
+    case EX_SYM: return c->sym[x->sym];
+    case EX_LOAD: return element(c, x->tensor, x->idx, x->nidx, "get", NULL);
+    case EX_FN: return function(c, x, prec);
+    }
+    SSD_BUG("no such expression");
+}
+
+const char *ssd_cuda_ex(Cuda *c, Ex e) { return text(c, e, 0); }
+const char *ssd_cuda_factor(Cuda *c, Ex e) { return text(c, e, P_MUL + 1); }
+const char *ssd_cuda_float(Cuda *c, Ex e) { return operand(c, e, KIND_FLOAT, 0); }
+
+const char *ssd_cuda_round(Cuda *c, const char *v, u8 dtype) {
+    if (dtype == SSD_BF16) return ssd_arena_printf(c->a, "round_bf16(%s)", v);
+    if (dtype == SSD_F16) return ssd_arena_printf(c->a, "round_f16(%s)", v);
+    return v;
+}

@@ -1,0 +1,258 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "device.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <time.h>
+
+// Guards and fresh workspace are all ones: NaN in every floating type, so that reading them shows
+// too.
+enum { GUARD = 256, ONES = 0xff };
+
+static ssd_status call(int error, const char *what) {
+    return error ? ssd_cuda_fail(error, "%s", what) : SSD_OK;
+}
+
+// --- Memory
+// ----------------------------------------------------------------------------------------
+static size_t bytes_of(const ssd_tensor *t) {
+    size_t n = ssd_dtype_size(t->dtype);
+    for (int d = 0; d < t->rank; d++) n *= (size_t)t->dims[d];
+    return n;
+}
+
+static ssd_status allocate(Mirror *m, Copy *c) {
+    size_t all = c->bytes + 2 * GUARD;
+    int e = m->api->MemAlloc(&c->base, all);
+    if (e)
+        return ssd_cuda_fail(e, "%.1f MB of device memory for '%s'", (double)all * 1e-6, c->name);
+    c->at = c->base + GUARD;
+    ssd_status s = call(m->api->MemsetD8Async(c->base, ONES, all, m->stream), "cuMemsetD8Async");
+    if (!s) s = call(m->api->StreamSynchronize(m->stream), "cuStreamSynchronize");
+    if (!s && c->host && c->bytes)
+        s = call(m->api->MemcpyHtoD(c->at, c->host, c->bytes), "cuMemcpyHtoD");
+    return s;
+}
+
+// The copy of a tensor; an output that is updated in place shares its input's.
+static ssd_status mirror_arg(Mirror *m, const ssd_arg *a, bool output, ssd_arg *out) {
+    Copy *c = NULL;
+    *out = *a;
+    for (int i = 0; i < m->n_copies && !c; i++)
+        if (m->copy[i].host == a->tensor.data && a->tensor.data) c = &m->copy[i];
+    if (!c) {
+        c = &m->copy[m->n_copies++];
+        *c = (Copy){.name = a->name, .host = a->tensor.data, .bytes = bytes_of(&a->tensor)};
+        ssd_status s = allocate(m, c);
+        if (s) return s;
+    }
+    c->output |= output;
+    out->tensor.data = (void *)(uintptr_t)c->at; // a device address; nobody here follows it
+    return SSD_OK;
+}
+
+static bool is_output(const ssd_kernel *k, const char *name) {
+    ssd_param p;
+    for (int i = 0; i < ssd_kernel_param_count(k); i++)
+        if (ssd_kernel_param(k, i, &p) == SSD_OK && !strcmp(p.name, name))
+            return p.role == SSD_OUTPUT;
+    return false;
+}
+
+static ssd_status fill(Mirror *m, const ssd_arg *args, int n) {
+    ssd_status s = call(m->api->StreamCreate(&m->stream, CU_STREAM_APART), "cuStreamCreate");
+    for (; !s && m->n_args < n; m->n_args++) {
+        const ssd_arg *a = &args[m->n_args];
+        s = mirror_arg(m, a, is_output(m->kernel, a->name), &m->args[m->n_args]);
+    }
+    if (!s) s = ssd_kernel_workspace(m->kernel, m->args, n, &m->ws_bytes);
+    if (s || !m->ws_bytes) return s;
+    Copy *ws = &m->copy[m->n_copies++];
+    *ws = (Copy){.name = "workspace", .bytes = m->ws_bytes};
+    return allocate(m, ws);
+}
+
+ssd_status ssd_mirror_open(Mirror *m, ssd_kernel *k, const ssd_arg *args, int n) {
+    *m = (Mirror){.kernel = k, .api = &ssd_cuda_driver()->api};
+    ssd_status s = ssd_cuda_enter(NULL, &m->scope);
+    if (s) return s;
+    m->copy = calloc((size_t)n + 1, sizeof *m->copy);
+    m->args = calloc((size_t)n + 1, sizeof *m->args);
+    s = m->copy && m->args ? fill(m, args, n)
+                           : ssd_fail(SSD_OUT_OF_MEMORY, "no memory for a launch");
+    if (s) ssd_mirror_close(m);
+    return s;
+}
+
+void ssd_mirror_close(Mirror *m) {
+    for (int i = 0; i < m->n_copies; i++)
+        if (m->copy[i].base) m->api->MemFree(m->copy[i].base);
+    if (m->stream) m->api->StreamDestroy(m->stream);
+    ssd_cuda_leave(&m->scope);
+    free(m->copy);
+    free(m->args);
+    *m = (Mirror){0};
+}
+
+// --- A launch
+// --------------------------------------------------------------------------------------
+ssd_status ssd_mirror_launch(Mirror *m) {
+    void *ws = m->ws_bytes ? (void *)(uintptr_t)m->copy[m->n_copies - 1].at : NULL;
+    return ssd_launch_on(m->kernel, m->args, m->n_args, ws, m->ws_bytes, m->stream);
+}
+
+static ssd_status look_at_guards(const Mirror *m, const Copy *c) {
+    u8 guard[2 * GUARD];
+    ssd_status s = call(m->api->MemcpyDtoH(guard, c->base, GUARD), "cuMemcpyDtoH");
+    if (!s) s = call(m->api->MemcpyDtoH(guard + GUARD, c->at + c->bytes, GUARD), "cuMemcpyDtoH");
+    if (s) return s;
+    int front = 0, behind = 0; // how far it went
+    for (int i = 0; i < GUARD; i++) {
+        if (guard[i] != ONES) front = MAX(front, GUARD - i);
+        if (guard[GUARD + i] != ONES) behind = i + 1;
+    }
+    if (!front && !behind) return SSD_OK;
+    return ssd_fail(SSD_INTERNAL, "the kernel wrote %d bytes %s '%s'", front ? front : behind,
+                    front ? "in front of" : "behind", c->name);
+}
+
+ssd_status ssd_mirror_fetch(Mirror *m) {
+    ssd_status s = call(m->api->StreamSynchronize(m->stream), "running the kernel");
+    for (int i = 0; !s && i < m->n_copies; i++) {
+        const Copy *c = &m->copy[i];
+        s = look_at_guards(m, c);
+        if (!s && c->output && c->bytes)
+            s = call(m->api->MemcpyDtoH(c->host, c->at, c->bytes), "cuMemcpyDtoH");
+    }
+    return s;
+}
+
+ssd_status ssd_device_launch(ssd_kernel *k, const ssd_arg *args, int n) {
+    if (!ssd_target_is_cuda(ssd_kernel_target(k))) return ssd_launch(k, args, n, NULL, 0);
+    Mirror m;
+    ssd_status s = ssd_mirror_open(&m, k, args, n);
+    if (s) return s;
+    s = ssd_mirror_launch(&m);
+    if (!s) s = ssd_mirror_fetch(&m);
+    ssd_mirror_close(&m);
+    return s;
+}
+
+// --- Time
+// ------------------------------------------------------------------------------------------
+typedef struct Timer {
+    const CudaApi *api;
+    CuHandle stream, graph, exec, from, to;
+    CuPtr flush;
+    size_t flush_bytes;
+} Timer;
+
+static ssd_status capture(Timer *t, Mirror *m) {
+    ssd_status s = ssd_mirror_launch(m); // the first one may load code, which no graph can hold
+    if (!s) s = call(t->api->StreamSynchronize(t->stream), "running the kernel");
+    if (s) return s;
+    s = call(t->api->StreamBeginCapture(t->stream, CU_CAPTURE_THREAD_LOCAL),
+             "cuStreamBeginCapture");
+    if (s) return s;
+    s = ssd_mirror_launch(m);
+    int e = t->api->StreamEndCapture(t->stream, &t->graph); // in any case: the stream stays usable
+    if (!s) s = call(e, "capturing the launch into a graph");
+    if (!s) s = call(t->api->GraphInstantiate(&t->exec, t->graph, 0), "cuGraphInstantiate");
+    return s;
+}
+
+static ssd_status start(Timer *t, Mirror *m) {
+    *t = (Timer){.api = m->api, .stream = m->stream};
+    t->flush_bytes = (size_t)MAX(2 * ssd_cuda_driver()->device.l2, (i64)64 << 20);
+    ssd_status s = call(t->api->EventCreate(&t->from, 0), "cuEventCreate");
+    if (!s) s = call(t->api->EventCreate(&t->to, 0), "cuEventCreate");
+    if (!s)
+        s = call(t->api->MemAlloc(&t->flush, t->flush_bytes), "memory to flush the L2 cache with");
+    return s;
+}
+
+static void stop(Timer *t) {
+    if (t->exec) t->api->GraphExecDestroy(t->exec);
+    if (t->graph) t->api->GraphDestroy(t->graph);
+    if (t->from) t->api->EventDestroy(t->from);
+    if (t->to) t->api->EventDestroy(t->to);
+    if (t->flush) t->api->MemFree(t->flush);
+}
+
+static ssd_status replay(Timer *t, double *out_ms) {
+    float ms = 0;
+    int e = t->api->MemsetD8Async(t->flush, ONES, t->flush_bytes, t->stream);
+    if (!e) e = t->api->EventRecord(t->from, t->stream);
+    if (!e) e = t->api->GraphLaunch(t->exec, t->stream);
+    if (!e) e = t->api->EventRecord(t->to, t->stream);
+    if (!e) e = t->api->EventSynchronize(t->to);
+    if (!e) e = t->api->EventElapsedTime(&ms, t->from, t->to);
+    *out_ms = (double)ms;
+    return call(e, "replaying the graph of the launch");
+}
+
+static double now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+ssd_status ssd_mirror_time(Mirror *m, double seconds, int least, int most, double *out_ms,
+                           int *out_n) {
+    Timer t;
+    double unused, begun;
+    *out_n = 0;
+    ssd_status s = start(&t, m);
+    if (!s) s = capture(&t, m);
+    begun = now();
+    for (int i = 0; !s && (i < 3 || (i < most && now() - begun < 0.1)); i++)
+        s = replay(&t, &unused);
+    begun = now();
+    while (!s && *out_n < most && (*out_n < least || now() - begun < seconds)) {
+        s = replay(&t, &out_ms[*out_n]);
+        if (!s) ++*out_n;
+    }
+    if (!s) s = call(t.api->StreamSynchronize(t.stream), "running the kernel");
+    stop(&t);
+    return s;
+}
+
+// --- Ceilings
+// -------------------------------------------------------------------------------------- The best
+// of some copies between two buffers that are several times the L2 cache.
+double ssd_device_copy_rate(Mirror *m) {
+    enum { ROUNDS = 12 };
+    const CudaApi *api = m->api;
+    size_t bytes = (size_t)MAX(8 * ssd_cuda_driver()->device.l2, (i64)256 << 20);
+    CuPtr a = 0, b = 0;
+    CuHandle from = NULL, to = NULL;
+    double best = (double)INFINITY;
+    int e = api->MemAlloc(&a, bytes);
+    if (!e) e = api->MemAlloc(&b, bytes);
+    if (!e) e = api->EventCreate(&from, 0);
+    if (!e) e = api->EventCreate(&to, 0);
+    if (!e) e = api->MemsetD8Async(a, 0, bytes, m->stream);
+    for (int i = 0; !e && i < ROUNDS; i++) {
+        float ms = 0;
+        e = api->EventRecord(from, m->stream);
+        if (!e) e = api->MemcpyDtoDAsync(b, a, bytes, m->stream);
+        if (!e) e = api->EventRecord(to, m->stream);
+        if (!e) e = api->EventSynchronize(to);
+        if (!e) e = api->EventElapsedTime(&ms, from, to);
+        if (i && ms > 0) best = fmin(best, (double)ms);
+    }
+    if (from) api->EventDestroy(from);
+    if (to) api->EventDestroy(to);
+    if (a) api->MemFree(a);
+    if (b) api->MemFree(b);
+    return e || isinf(best) ? 0 : 1e-6 * 2 * (double)bytes / best;
+}
+
+double ssd_device_peak(const CudaDevice *d, bool tensor_cores) {
+    for (int i = 0; i < ssd_cuda_arch_count; i++) {
+        const CudaArch *a = &ssd_cuda_archs[i];
+        if (strcmp(a->target, d->target)) continue;
+        return 1e-6 * (tensor_cores ? a->tensor_flop : a->f32_flop) * d->sms * d->clock_khz;
+    }
+    return 0;
+}

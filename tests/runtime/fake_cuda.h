@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: Apache-2.0
+// What tests call in fake_cuda.c, through dlsym.
+#ifndef FAKE_CUDA_H
+#define FAKE_CUDA_H
+
+// A kernel, run when it is launched, or when the graph it was captured into is.
+typedef void FakeKernel(const char *name, unsigned grid, unsigned block, unsigned shared,
+                        const void *args);
+typedef const char *FakeLog(void);
+typedef void FakeLogClear(void);
+typedef void FakeOnLaunch(FakeKernel *f);
+
+// The functions as a library exports them.
+const char *fake_log(void);
+void fake_log_clear(void);
+void fake_on_launch(FakeKernel *f);
+
+#endif
