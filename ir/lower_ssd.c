@@ -126,7 +126,7 @@ static Val at_i(Op *o, TB *b, const char *name, Val v) {
 typedef struct Decays {
     Val r, w, rj, end;  // reading side by i, writing side by j, reading side by j, whole chunk
     Val ld;             // the decays themselves, by j
-    Val to_end;         // from each write to the chunk's end, summed from that end (cumsum: split); else 0
+    Val to_end;         // from each write to the chunk's end, summed from there: exact where it matters, near 0
 } Decays;
 
 static Decays decays(Op *o, Ctx *c) {
@@ -139,7 +139,7 @@ static Decays decays(Op *o, Ctx *c) {
     d.rj = o->read_excl ? excl : incl;
     d.r = at_i(o, &b, o->read_excl ? "xi" : "ci", d.rj);
     d.end = ssd_tile_at(&b, "e", incl, o->j, num(o, o->l->q - 1));
-    if (o->sub) d.to_end = ssd_tile_scan(&b, "to_end", o->j, ld, o->write_excl ? TF_REV : TF_REV | TF_EXCL);
+    d.to_end = ssd_tile_scan(&b, "to_end", o->j, ld, o->write_excl ? TF_REV : TF_REV | TF_EXCL);
     return d;
 }
 
@@ -238,8 +238,7 @@ static Val read_state(Op *o, TB *b, Val qi, Val s, Val decay_i) {
 static Val write_state(Op *o, TB *b, Val kj, Val vj, Val s, Decays d) {
     Val k = kj, v = vj;
     if (!o->decay) return ssd_tile_mma(b, "s1", SSD_F32, v, k, s, NULL, 0);
-    Ex rest = d.to_end ? val(o, d.to_end) : fn(o, FN_SUB, val(o, d.end), val(o, d.w));
-    Ex w = fn1(o, FN_EXP, rest);
+    Ex w = fn1(o, FN_EXP, val(o, d.to_end));
     if (o->decay_key && o->decay_value) SSD_BUG("a decay over key and value features does not factor");
     if (!o->decay_key && !o->decay_value) w = val(o, ssd_tile_map(b, "wj", SSD_F32, w));
     if (o->decay_key) k = ssd_tile_map(b, "kw", SSD_F32, fn(o, FN_MUL, val(o, k), w));
@@ -364,8 +363,7 @@ static void quadratic_rows(Op *o, Ctx *k, Ex u, TBlock *block) {
     if (o->decay) {
         Decays d = decays(o, ck);
         Ex inside = fn(o, FN_SUB, val(o, dq.r), val(o, d.w));
-        Ex rest = d.to_end ? val(o, d.to_end) : fn(o, FN_SUB, val(o, d.end), val(o, d.w));
-        Ex across = fn(o, FN_ADD, fn(o, FN_ADD, val(o, dq.r), val(o, gap)), rest);
+        Ex across = fn(o, FN_ADD, fn(o, FN_ADD, val(o, dq.r), val(o, gap)), val(o, d.to_end));
         expo = where(o, same, inside, across);
         next[1] = where(o, same, zero(o), fn(o, FN_ADD, val(o, gap), val(o, d.end)));
         Val g1 = ssd_tile_map(&b, "gap1", SSD_F32, next[1]);
