@@ -79,7 +79,8 @@ Ex ssd_cone(Lower *l, Ctx *c, Ref r);          // a node's value as an expressio
 Val ssd_cone_val(Lower *l, Ctx *c, Ref r);     // as a value (named)
 void ssd_cone_set(Lower *l, Ctx *c, Ref r, Val v);  // tells a node's value here
 // A node as an operand over time: zero in rows that do not exist, and with the row axis.
-Val ssd_cone_rows(Lower *l, Ctx *c, Ref r);
+// `name` serves where the node has none.
+Val ssd_cone_rows(Lower *l, Ctx *c, Ref r, const char *name);
 Val ssd_cone_named(Lower *l, const Ctx *c, const char *name, Ex e);
 bool ssd_cone_has_tile_axis(const Lower *l, Ex e, u8 axis);
 u8 ssd_cone_tile_axis(Lower *l, AxisId x);  // the tile axis of a feature axis

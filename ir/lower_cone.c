@@ -369,8 +369,9 @@ static bool zero_outside(const Lower *l, Ref r) {
     return n->op == OP_IN || (n->op == OP_SPREAD && zero_outside(l, n->arg[0]));
 }
 
-Val ssd_cone_rows(Lower *l, Ctx *c, Ref r) {
+Val ssd_cone_rows(Lower *l, Ctx *c, Ref r, const char *name) {
     const Ctx *t = time_ctx(l, c);
+    if (node_name(l, r)) name = node_name(l, r);
     Ex e = ssd_cone(l, c, r);
     bool has = !t->row || ssd_cone_has_tile_axis(l, e, t->row);
     if (has && (zero_outside(l, r) || !t->valid || !t->row)) return ssd_cone_val(l, c, r);
@@ -380,7 +381,7 @@ Val ssd_cone_rows(Lower *l, Ctx *c, Ref r) {
     if (t->row && !ssd_cone_has_tile_axis(l, z, t->row))  // folded: zero everywhere
         z = ssd_lower_fn(l, FN_ADD, z, ssd_ex_val(l->p, ssd_tile_fill(&b, "zero", SSD_F32, zero, &t->row, 1)));
     const Expr *v = &l->p->exs.v[z];
-    return v->kind == EX_VAL ? v->val : ssd_tile_map(&b, node_name(l, r), SSD_F32, z);
+    return v->kind == EX_VAL ? v->val : ssd_tile_map(&b, name, SSD_F32, z);
 }
 
 void ssd_cone_stores(Lower *l, Ctx *c, bool epilogue) {

@@ -131,7 +131,7 @@ typedef struct Decays {
 
 static Decays decays(Op *o, Ctx *c) {
     TB b = ssd_ctx_tb(o->l, c);
-    Val ld = ssd_cone_rows(o->l, c, o->n->arg[3]);
+    Val ld = ssd_cone_rows(o->l, c, o->n->arg[3], "ld");
     Decays d = {.ld = ld};
     Val incl = ssd_tile_scan(&b, "cj", o->j, ld, 0), excl = 0;
     if (o->read_excl || o->write_excl) excl = ssd_tile_scan(&b, "cx", o->j, ld, TF_EXCL);
@@ -276,9 +276,9 @@ static Val walk(Op *o, Ctx *k, Ex init, bool with_output) {
     TB b = ssd_ctx_tb(l, c);
     Decays d = {0};
     if (o->decay) d = decays(o, c);
-    Val kj = ssd_cone_rows(l, c, o->n->arg[1]), vj = ssd_cone_rows(l, c, o->n->arg[2]);
+    Val kj = ssd_cone_rows(l, c, o->n->arg[1], "k"), vj = ssd_cone_rows(l, c, o->n->arg[2], "v");
     if (with_output) {
-        Val qi = at_i(o, &b, NULL, ssd_cone_rows(l, c, o->n->arg[0]));
+        Val qi = at_i(o, &b, "qi", ssd_cone_rows(l, c, o->n->arg[0], "q"));
         Ex mask = causal(o, ssd_ex_axis(l->p, o->i), ssd_ex_axis(l->p, o->j));
         Ex expo = o->decay ? fn(o, FN_SUB, val(o, d.r), val(o, d.w)) : 0;
         Val ys = read_state(o, &b, qi, s, o->decay ? d.r : 0), y;
@@ -311,7 +311,7 @@ static void full(Op *o) {
     TOp *loop = ssd_ctx_open(l, k, "c", num(o, 0), chunks(o), false);
     Ctx *c = tokens(o, k, &loop->body, chunk_pos(o, loop->var), o->j);
     TB b = ssd_ctx_tb(l, c);
-    Val qi = at_i(o, &b, NULL, ssd_cone_rows(l, c, o->n->arg[0]));
+    Val qi = at_i(o, &b, "qi", ssd_cone_rows(l, c, o->n->arg[0], "q"));
     set_output(o, c, read_state(o, &b, qi, s, 0));
     ssd_ctx_close(k);
     finish(o, k, k->block, s);
@@ -332,7 +332,7 @@ static void quadratic_rows(Op *o, Ctx *k, Ex u, TBlock *block) {
     Ex q = num(o, l->q);
     Ctx *cq = tokens(o, k, block, fn(o, FN_ADD, fn(o, FN_MUL, u, q), ssd_ex_axis(l->p, o->j)), o->j);
     TB bq = ssd_ctx_tb(l, cq);
-    Val qi = at_i(o, &bq, NULL, ssd_cone_rows(l, cq, o->n->arg[0]));
+    Val qi = at_i(o, &bq, "qi", ssd_cone_rows(l, cq, o->n->arg[0], "q"));
     Decays dq = {0};
     if (o->decay) dq = decays(o, cq);
     u8 ax[8];
@@ -357,7 +357,7 @@ static void quadratic_rows(Op *o, Ctx *k, Ex u, TBlock *block) {
     Ex v = val(o, loop->var);
     Ctx *ck = tokens(o, k, &loop->body, chunk_pos(o, loop->var), o->j);
     TB b = ssd_ctx_tb(l, ck);
-    Val kj = ssd_cone_rows(l, ck, o->n->arg[1]), vj = ssd_cone_rows(l, ck, o->n->arg[2]);
+    Val kj = ssd_cone_rows(l, ck, o->n->arg[1], "k"), vj = ssd_cone_rows(l, ck, o->n->arg[2], "v");
     Ex same = fn(o, FN_EQ, v, u), expo = 0, next[2];
     Ex gi = fn(o, FN_ADD, fn(o, FN_MUL, u, q), ssd_ex_axis(l->p, o->i)), gj = chunk_pos(o, loop->var);
     if (o->decay) {

@@ -180,7 +180,7 @@ static void lower_scan(Lower *l, Ref r) {
         Ctx *c = ssd_ctx_new(l, k, &loop->body);
         ssd_ctx_bind_time(l, c, chunk_tau(l, loop->var, j), j);
         TB b = ssd_ctx_tb(l, c);
-        Val v = ssd_cone_rows(l, c, n.arg[0]);
+        Val v = ssd_cone_rows(l, c, n.arg[0], "e");
         if (max) {
             Ex w = ssd_ex_fn(l->p, FN_WHERE, c->valid, ssd_ex_val(l->p, v), ssd_ex_num(l->p, -INFINITY));
             v = ssd_tile_map(&b, NULL, SSD_F32, w);
