@@ -160,9 +160,9 @@ static void test_reach(const Layer *l) {
         const char *what;
         i64 t;
         double add;   // to every dt, or log decay before its activation
-        double slack;
+        double slack; // a rotary angle sums 150 such steps: its f32 ulp is 5e-4 by then
     } cases[] = {
-        {"T=2051", 2051, 0, 10}, {"strong decay", 150, 30, 10}, {"no decay", 150, -60, 10}};
+        {"T=2051", 2051, 0, 10}, {"strong decay", 150, 30, 20}, {"no decay", 150, -60, 10}};
     for (size_t c = 0; c < COUNTOF(cases); c++) {
         Arena a = {0};
         const Sizes z = sizes(l, 1, cases[c].t);
