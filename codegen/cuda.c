@@ -1,20 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 // T1 -> CUDA C++ -> cubin: programs, kernels, control flow.
 //
-// One `extern "C" __global__` function a kernel, its argument a struct of 8-byte words (runtime/artifact.h). The
-// text opens with what it was made of and the command that makes it again; then the prelude, then kernels.
+// One `extern "C" __global__` function a kernel, its argument a struct of 8-byte words
+// (runtime/artifact.h). The text opens with what it was made of and the command that makes it
+// again; then the prelude, then kernels.
 #include "cuda.h"
 #include "cuda_emit.h"
 #include "nvrtc.h"
 
-enum { FEW = 1024, THREADS_FEW = 128, THREADS_MANY = 256, BUFFER_ALIGN = 64 };
+enum { FEW = 1024, MANY = 4096, BUFFER_ALIGN = 64 }; // elements of a tile; bytes
 
 extern const unsigned char ssd_cuda_prelude[];
 extern const size_t ssd_cuda_prelude_size;
 
 static const TVal *val(const Cuda *c, Val v) { return &c->p->vals.v[v]; }
 
-// --- Text --------------------------------------------------------------------------------------------------------
+// --- Text ---------------------------------------------------------------------------------------
 static void indent(Cuda *c) {
     for (int i = 0; i < c->indent; i++) ssd_text_put(c->out, "    ", 4);
 }
@@ -48,7 +49,7 @@ void ssd_cuda_comment(Cuda *c, const TOp *o) {
     ssd_text_free(&t);
 }
 
-// --- Control flow ------------------------------------------------------------------------------------------------
+// --- Control flow -------------------------------------------------------------------------------
 static void block(Cuda *c, const TBlock *b);
 
 static void place_carries(Cuda *c, const TOp *o) {
@@ -61,7 +62,8 @@ static void place_carries(Cuda *c, const TOp *o) {
             continue;
         }
         Kind k = ssd_cuda_dtype_kind(t->dtype);
-        const char *start = k == KIND_FLOAT ? ssd_cuda_float(c, o->init[i]) : ssd_cuda_ex(c, o->init[i]);
+        const char *start =
+            k == KIND_FLOAT ? ssd_cuda_float(c, o->init[i]) : ssd_cuda_ex(c, o->init[i]);
         ssd_cuda_line(c, "%s %s = %s;", ssd_cuda_ctype(k), c->name[v], start);
     }
 }
@@ -79,7 +81,8 @@ static void next_carries(Cuda *c, const TOp *o) {
                 ssd_cuda_line(c, "%s = next_%s;", name, name);
                 continue;
             }
-            const char *next = k == KIND_FLOAT ? ssd_cuda_float(c, y->init[i]) : ssd_cuda_ex(c, y->init[i]);
+            const char *next =
+                k == KIND_FLOAT ? ssd_cuda_float(c, y->init[i]) : ssd_cuda_ex(c, y->init[i]);
             ssd_cuda_line(c, "const %s next_%s = %s;", ssd_cuda_ctype(k), name, next);
         }
 }
@@ -88,8 +91,10 @@ static void loop(Cuda *c, const TOp *o) {
     const char *v = c->name[o->var], *lo = ssd_cuda_ex(c, o->lo), *hi = ssd_cuda_ex(c, o->hi);
     place_carries(c, o);
     if (o->op == TOP_EACH) ssd_cuda_line(c, "#pragma unroll");
-    if (o->flags & TF_REV) ssd_cuda_open(c, "for (int %s = %s - 1, first = %s; %s >= first; %s--)", v, hi, lo, v, v);
-    else ssd_cuda_open(c, "for (int %s = %s, end = %s; %s < end; %s++)", v, lo, hi, v, v);
+    if (o->flags & TF_REV)
+        ssd_cuda_open(c, "for (int %s = %s - 1, first = %s; %s >= first; %s--)", v, hi, lo, v, v);
+    else
+        ssd_cuda_open(c, "for (int %s = %s, end = %s; %s < end; %s++)", v, lo, hi, v, v);
     block(c, &o->body);
     next_carries(c, o);
     ssd_cuda_close(c);
@@ -101,15 +106,19 @@ static void branch(Cuda *c, const TOp *o) {
     ssd_cuda_close(c);
 }
 
-// --- Ops ---------------------------------------------------------------------------------------------------------
+// --- Ops ----------------------------------------------------------------------------------------
 static void scalar(Cuda *c, const TOp *o) {
     Kind k = ssd_cuda_dtype_kind(val(c, o->out)->dtype);
-    const char *v = o->op == TOP_LOAD ? ssd_cuda_access(c, o, NULL) : k == KIND_FLOAT ? ssd_cuda_float(c, o->e) : ssd_cuda_ex(c, o->e);
-    ssd_cuda_line(c, "const %s %s = %s;", ssd_cuda_ctype(k), c->name[o->out], ssd_cuda_round(c, v, val(c, o->out)->dtype));
+    const char *v = o->op == TOP_LOAD ? ssd_cuda_access(c, o, NULL)
+                    : k == KIND_FLOAT ? ssd_cuda_float(c, o->e)
+                                      : ssd_cuda_ex(c, o->e);
+    ssd_cuda_line(c, "const %s %s = %s;", ssd_cuda_ctype(k), c->name[o->out],
+                  ssd_cuda_round(c, v, val(c, o->out)->dtype));
 }
 
 static void op(Cuda *c, const TOp *o) {
-    if (o->op != TOP_FOR && o->op != TOP_EACH && o->op != TOP_IF && o->op != TOP_BUF && o->op != TOP_YIELD && o->op != TOP_PREFETCH)
+    if (o->op != TOP_FOR && o->op != TOP_EACH && o->op != TOP_IF && o->op != TOP_BUF &&
+        o->op != TOP_YIELD && o->op != TOP_PREFETCH)
         ssd_cuda_comment(c, o);
     switch ((TOpCode)o->op) {
     case TOP_MMA: ssd_cuda_mma(c, o); break;
@@ -150,7 +159,7 @@ static void block(Cuda *c, const TBlock *b) {
     for (TOp *o = b->first; o; o = o->next) {
         bool nest = ssd_nest_op(c->p, o);
         TOp *last = nest ? ssd_nest_last(c->p, o) : o;
-        for (TOp *w = o;; w = w->next) {  // where results go
+        for (TOp *w = o;; w = w->next) { // where results go
             const TVal *t = w->out ? val(c, w->out) : NULL;
             if (t && t->lay.space == SP_MEM && t->naxes && !is_view(w)) {
                 c->base[w->out] = c->name[t->lay.buf];
@@ -160,13 +169,15 @@ static void block(Cuda *c, const TBlock *b) {
         }
         for (u32 i = 0; i < c->barriers.n; i++)
             if (c->barriers.v[i] == o) ssd_cuda_line(c, "__syncthreads();");
-        if (nest) ssd_cuda_nest(c, o, last);
-        else op(c, o);
+        if (nest)
+            ssd_cuda_nest(c, o, last);
+        else
+            op(c, o);
         o = last;
     }
 }
 
-// --- Kernels -----------------------------------------------------------------------------------------------------
+// --- Kernels ------------------------------------------------------------------------------------
 // A tensor of the kernel: what its text speaks of, in the order of the artifact.
 typedef struct Used {
     bool *tensor, *sym;
@@ -197,7 +208,8 @@ static Used used_by(const Cuda *c) {
     return used;
 }
 
-// Parameters first, then workspace; out[i] is a tensor's index in the program, place[i] in the artifact.
+// Parameters first, then workspace; out[i] is a tensor's index in the program, place[i] in the
+// artifact.
 static int taken_tensors(const Cuda *c, u16 *out, int *place) {
     const bool *used = used_by(c).tensor;
     int n = 0, at = 0;
@@ -210,23 +222,26 @@ static int taken_tensors(const Cuda *c, u16 *out, int *place) {
     return n;
 }
 
-// The block is as large as its largest tile is worth.
-static int threads_of(const Prog *p, const TBlock *b) {
+// Elements of the largest tile: of all, or of those in memory.
+static i64 largest(const Prog *p, const TBlock *b, bool in_memory) {
     i64 most = 0;
     for (const TOp *o = b->first; o; o = o->next) {
+        const TVal *v = o->out ? &p->vals.v[o->out] : NULL;
         i64 n = 1;
-        for (int i = 0; o->out && i < p->vals.v[o->out].naxes; i++) n *= p->axes.v[p->vals.v[o->out].ax[i]].size;
-        if (n > FEW || threads_of(p, &o->body) == THREADS_MANY) return THREADS_MANY;
-        most = MAX(most, n);
+        for (int i = 0; v && i < v->naxes; i++) n *= p->axes.v[v->ax[i]].size;
+        if (in_memory && v && v->lay.space != SP_MEM) n = 1;
+        most = MAX(most, MAX(n, largest(p, &o->body, in_memory)));
     }
-    return THREADS_FEW;
+    return most;
 }
 
-// Blocks that share a multiprocessor, as far as shared memory lets them: what registers are shared by.
+// Blocks that share a multiprocessor, as far as shared memory lets them: what registers are shared
+// by.
 static int neighbours(const Cuda *c) {
     i64 bytes = 0;
     for (const TOp *o = c->k->body.first; o; o = o->next) bytes += o->op == TOP_BUF ? o->bytes : 0;
-    return 2 * bytes > c->m->l1 ? 1 : 2;
+    if (2 * bytes > c->m->l1 || c->threads > 256) return 1;
+    return 8 * bytes > c->m->l1 ? 2 : 4;
 }
 
 static i64 buffers(Cuda *c) {
@@ -235,7 +250,8 @@ static i64 buffers(Cuda *c) {
     for (const TOp *o = c->k->body.first; o; o = o->next) {
         if (o->op != TOP_BUF) continue;
         if (!any) ssd_cuda_line(c, "extern __shared__ __align__(16) float shared[];");
-        ssd_cuda_line(c, "float *const %s = shared + %lld;  // %lld bytes", c->name[o->out], (long long)bytes / 4, (long long)o->bytes);
+        ssd_cuda_line(c, "float *const %s = shared + %lld;  // %lld bytes", c->name[o->out],
+                      (long long)bytes / 4, (long long)o->bytes);
         bytes += (o->bytes + BUFFER_ALIGN - 1) / BUFFER_ALIGN * BUFFER_ALIGN;
         any = true;
     }
@@ -243,7 +259,8 @@ static i64 buffers(Cuda *c) {
 }
 
 static void arguments(Cuda *c, const u16 *tensors, int n) {
-    ssd_cuda_open(c, "struct %s_args", c->k->name);  // of each tensor its address, strides and dims, in elements
+    ssd_cuda_open(c, "struct %s_args",
+                  c->k->name); // of each tensor its address, strides and dims, in elements
     if (n) ssd_cuda_line(c, "void *data[%d];", n);
     for (u32 i = 0; i < c->p->syms.n; i++) ssd_cuda_line(c, "i64 %s;", c->sym[i]);
     for (int i = 0; i < n; i++) {
@@ -258,7 +275,9 @@ static void arguments(Cuda *c, const u16 *tensors, int n) {
 static bool writes(const Cuda *c, const TBlock *b, const TTensor *t) {
     for (const TOp *o = b->first; o; o = o->next) {
         const TTensor *to = o->op == TOP_STORE ? &c->p->tensors.v[o->tensor] : NULL;
-        if (to && (to == t || (to->alias && !strcmp(to->alias, t->name)) || (t->alias && !strcmp(t->alias, to->name)))) return true;
+        if (to && (to == t || (to->alias && !strcmp(to->alias, t->name)) ||
+                   (t->alias && !strcmp(t->alias, to->name))))
+            return true;
         if (writes(c, &o->body, t)) return true;
     }
     return false;
@@ -268,8 +287,12 @@ static void tensor(Cuda *c, u16 i, int place) {
     const TTensor *t = &c->p->tensors.v[i];
     const char *type = ssd_cuda_type(t->dtype), *name = c->tensor[i];
     const char *only = writes(c, &c->k->body, t) ? "" : "const ";
-    if (t->rank) ssd_cuda_line(c, "const Tensor<%s%s, %d> %s(args.data[%d], args.%s[0], args.%s[1]);", only, type, t->rank, name, place, name, name);
-    else ssd_cuda_line(c, "const Tensor<%s%s, 0> %s(args.data[%d], nullptr, nullptr);", only, type, name, place);
+    if (t->rank)
+        ssd_cuda_line(c, "const Tensor<%s%s, %d> %s(args.data[%d], args.%s[0], args.%s[1]);", only,
+                      type, t->rank, name, place, name, name);
+    else
+        ssd_cuda_line(c, "const Tensor<%s%s, 0> %s(args.data[%d], nullptr, nullptr);", only, type,
+                      name, place);
 }
 
 // Grid variables from the block's number: the last one runs fastest.
@@ -278,9 +301,12 @@ static void grid(Cuda *c) {
     if (k->ngrid > 1) ssd_cuda_line(c, "int block = blockIdx.x;");
     for (int i = k->ngrid - 1; i >= 0; i--) {
         const char *v = c->name[k->grid[i].var], *size = ssd_cuda_factor(c, k->grid[i].size);
-        if (k->ngrid == 1) ssd_cuda_line(c, "const int %s = blockIdx.x;", v);
-        else if (i) ssd_cuda_line(c, "const int %s = block %% %s;", v, size);
-        else ssd_cuda_line(c, "const int %s = block;", v);
+        if (k->ngrid == 1)
+            ssd_cuda_line(c, "const int %s = blockIdx.x;", v);
+        else if (i)
+            ssd_cuda_line(c, "const int %s = block %% %s;", v, size);
+        else
+            ssd_cuda_line(c, "const int %s = block;", v);
         if (i) ssd_cuda_line(c, "block /= %s;", size);
     }
 }
@@ -302,7 +328,10 @@ static i64 kernel(Cuda *c, const TKernel *k) {
     int n = taken_tensors(c, tensors, place);
     ssd_text_put(c->out, "\n", 1);
     arguments(c, tensors, n);
-    ssd_cuda_open(c, "extern \"C\" __global__ void __launch_bounds__(THREADS, %d) %s(const __grid_constant__ %s_args args)", neighbours(c), k->name, k->name);
+    ssd_cuda_open(c,
+                  "extern \"C\" __global__ void __launch_bounds__(THREADS, %d) %s(const "
+                  "__grid_constant__ %s_args args)",
+                  neighbours(c), k->name, k->name);
     for (int i = 0; i < n; i++) tensor(c, tensors[i], i);
     const bool *syms = used_by(c).sym;
     for (u32 i = 0; i < c->p->syms.n; i++)
@@ -314,13 +343,17 @@ static i64 kernel(Cuda *c, const TKernel *k) {
     return bytes;
 }
 
-// --- Programs ----------------------------------------------------------------------------------------------------
-// One block size for the program: the prelude's loops are written in it.
+// --- Programs -----------------------------------------------------------------------------------
+// One block size for the program, as large as its largest tile is worth: the prelude's loops are
+// written in it.
 int ssd_cuda_threads(const Prog *p, const TKernel *k) {
     (void)k;
-    for (u32 i = 0; i < p->kernels.n; i++)
-        if (threads_of(p, &p->kernels.v[i].body) == THREADS_MANY) return THREADS_MANY;
-    return THREADS_FEW;
+    i64 all = 0, memory = 0;
+    for (u32 i = 0; i < p->kernels.n; i++) {
+        all = MAX(all, largest(p, &p->kernels.v[i].body, false));
+        memory = MAX(memory, largest(p, &p->kernels.v[i].body, true));
+    }
+    return memory > MANY ? 512 : all > FEW ? 256 : 128;
 }
 
 int ssd_cuda_takes(Arena *a, const Prog *p, const TKernel *k, int **out) {
@@ -345,21 +378,25 @@ static bool is_step(const Prog *p) {
 static void header(Cuda *c) {
     const Prog *p = c->p;
     const char *arch = c->m->target + strlen("cuda-"), *schedule = p->schedule ? p->schedule : "";
-    ssd_text_printf(c->out, "// %s for %s, %s\n", p->name, arch, *schedule ? schedule : "no schedule");
-    ssd_text_printf(c->out, "// made by: ssdc show SPEC --at source --target %s%s%s%s%s\n", arch, is_step(p) ? " --mode step" : "",
-                    *schedule ? " --schedule '" : "", schedule, *schedule ? "'" : "");
+    ssd_text_printf(c->out, "// %s for %s, %s\n", p->name, arch,
+                    *schedule ? schedule : "no schedule");
+    ssd_text_printf(c->out, "// made by: ssdc show SPEC --at source --target %s%s%s%s%s\n", arch,
+                    is_step(p) ? " --mode step" : "", *schedule ? " --schedule '" : "", schedule,
+                    *schedule ? "'" : "");
     ssd_text_printf(c->out, "//\n");
     for (u32 i = 1; i < p->tensors.n; i++) {
         static const char *const role[] = {"in ", "out", "ws "};
         const TTensor *t = &p->tensors.v[i];
-        ssd_text_printf(c->out, "//   %s %s %s[", role[t->role], t->name, ssd_dtype_name((ssd_dtype)t->dtype));
+        ssd_text_printf(c->out, "//   %s %s %s[", role[t->role], t->name,
+                        ssd_dtype_name((ssd_dtype)t->dtype));
         for (int d = 0; d < t->rank; d++) {
             if (d) ssd_text_put(c->out, ", ", 2);
             ssd_ex_print(p, t->dim[d], c->out);
         }
         ssd_text_printf(c->out, t->alias ? "], may be %s\n" : "]\n", t->alias);
     }
-    ssd_text_printf(c->out, "#define THREADS %d\n#define FAST %d\n", ssd_cuda_threads(p, NULL), is_fast(p));
+    ssd_text_printf(c->out, "#define THREADS %d\n#define FAST %d\n", ssd_cuda_threads(p, NULL),
+                    is_fast(p));
 }
 
 void ssd_cuda_source(const Prog *p, const Machine *m, i64 *out_scratch, Text *out) {
@@ -383,8 +420,8 @@ void ssd_cuda_source(const Prog *p, const Machine *m, i64 *out_scratch, Text *ou
     ssd_arena_free(&scratch);
 }
 
-bool ssd_cuda_emit(Arena *a, const Prog *p, const Machine *m, const void **out_code, size_t *out_size, i64 *out_scratch,
-                   Text *why) {
+bool ssd_cuda_emit(Arena *a, const Prog *p, const Machine *m, const void **out_code,
+                   size_t *out_size, i64 *out_scratch, Text *why) {
     Text source = {0};
     ssd_cuda_source(p, m, out_scratch, &source);
     NvrtcResult r;

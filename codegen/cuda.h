@@ -7,11 +7,13 @@
 
 // The program as one CUDA C++ file; out_scratch (or NULL): dynamic shared memory of each kernel.
 void ssd_cuda_source(const Prog *p, const Machine *m, i64 *out_scratch, Text *out);
-bool ssd_cuda_emit(Arena *a, const Prog *p, const Machine *m, const void **out_code, size_t *out_size, i64 *out_scratch,
-                   Text *why);
-bool ssd_cuda_text(const Prog *p, const Machine *m, bool assembly, Text *out, Text *why);  // source or PTX
+bool ssd_cuda_emit(Arena *a, const Prog *p, const Machine *m, const void **out_code,
+                   size_t *out_size, i64 *out_scratch, Text *why);
+bool ssd_cuda_text(const Prog *p, const Machine *m, bool assembly, Text *out,
+                   Text *why); // source or PTX
 
-// For the artifact: threads of a block, and the tensors in the kernel's argument, as `takes` numbers them.
+// For the artifact: threads of a block, and the tensors in the kernel's argument, as `takes`
+// numbers them.
 int ssd_cuda_threads(const Prog *p, const TKernel *k);
 int ssd_cuda_takes(Arena *a, const Prog *p, const TKernel *k, int **out);
 

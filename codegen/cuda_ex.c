@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Scalar expressions as C, and where tiles and tensors have their elements.
 //
-//   M = map {where(i >= j, S*exp2(ci - cj), 0)}     b2[i*68 + j] = i >= j ? b2[i*68 + j]*ex2(b6[i] - b6[j]) : 0.0f;
-//   x_ = load x[b, c*64+j, h, p]                    x.get<2>(b, c*64 + j, h, p): only the time may be out of range
+//   M = map {where(i >= j, S*exp2(ci - cj), 0)}     b2[i*68 + j] = i >= j ? b2[i*68 + j]*ex2(b6[i]
+//   - b6[j]) : 0.0f; x_ = load x[b, c*64+j, h, p]                    x.get<2>(b, c*64 + j, h, p):
+//   only the time may be out of range
 #include "cuda_emit.h"
 
 #include <math.h>
@@ -12,12 +13,14 @@ static const Expr *at(const Cuda *c, Ex e) { return &c->p->exs.v[e]; }
 static const TVal *val(const Cuda *c, Val v) { return &c->p->vals.v[v]; }
 i64 ssd_cuda_size(const Cuda *c, u8 axis) { return c->p->axes.v[axis].size; }
 
-// --- Kinds -----------------------------------------------------------------------------------------------------
+// --- Kinds --------------------------------------------------------------------------------------
 Kind ssd_cuda_dtype_kind(u8 dtype) {
     if (dtype == SSD_BOOL) return KIND_BOOL;
     return dtype == SSD_IDX || dtype == SSD_I32 ? KIND_INT : KIND_FLOAT;
 }
-const char *ssd_cuda_ctype(Kind k) { return k == KIND_FLOAT ? "float" : k == KIND_INT ? "int" : "bool"; }
+const char *ssd_cuda_ctype(Kind k) {
+    return k == KIND_FLOAT ? "float" : k == KIND_INT ? "int" : "bool";
+}
 
 Kind ssd_cuda_kind(const Cuda *c, Ex e) {
     const Expr *x = at(c, e);
@@ -32,24 +35,45 @@ Kind ssd_cuda_kind(const Cuda *c, Ex e) {
     SSD_BUG("no such expression");
 }
 
-// --- Functions ---------------------------------------------------------------------------------------------------
+// --- Functions ----------------------------------------------------------------------------------
 enum { P_WHERE = 1, P_OR, P_AND, P_EQ, P_CMP, P_SUM, P_MUL, P_UNARY, P_ATOM };
 static const struct {
     u8 prec;
     const char *text;
 } infix[FN__COUNT] = {
-    [FN_OR] = {P_OR, " || "}, [FN_AND] = {P_AND, " && "}, [FN_EQ] = {P_EQ, " == "}, [FN_NE] = {P_EQ, " != "},
-    [FN_LT] = {P_CMP, " < "}, [FN_LE] = {P_CMP, " <= "},  [FN_GT] = {P_CMP, " > "}, [FN_GE] = {P_CMP, " >= "},
-    [FN_ADD] = {P_SUM, " + "}, [FN_SUB] = {P_SUM, " - "}, [FN_MUL] = {P_MUL, "*"},
+    [FN_OR] = {P_OR, " || "},  [FN_AND] = {P_AND, " && "}, [FN_EQ] = {P_EQ, " == "},
+    [FN_NE] = {P_EQ, " != "},  [FN_LT] = {P_CMP, " < "},   [FN_LE] = {P_CMP, " <= "},
+    [FN_GT] = {P_CMP, " > "},  [FN_GE] = {P_CMP, " >= "},  [FN_ADD] = {P_SUM, " + "},
+    [FN_SUB] = {P_SUM, " - "}, [FN_MUL] = {P_MUL, "*"},
 };
 static const char *const calls[FN__COUNT] = {
-    [FN_DIV] = "divide",     [FN_FDIV] = "floor_div", [FN_CDIV] = "ceil_div",        [FN_MOD] = "modulo",
-    [FN_MIN] = "minimum",    [FN_MAX] = "maximum",    [FN_CLAMP] = "clamp",          [FN_ABS] = "fabsf",
-    [FN_POW] = "powf",       [FN_EXP] = "exponential", [FN_EXP2] = "ex2",            [FN_EXPM1] = "expm1f",
-    [FN_LOG] = "logf",       [FN_LOG2] = "log2f",     [FN_LOG1P] = "log1pf",         [FN_SQRT] = "sqrtf",
-    [FN_RSQRT] = "rsqrtf",   [FN_SIGMOID] = "sigmoid", [FN_LOGSIGMOID] = "logsigmoid", [FN_SOFTPLUS] = "softplus",
-    [FN_TANH] = "tanhf",     [FN_SILU] = "silu",      [FN_RELU] = "relu",            [FN_ELU] = "elu",
-    [FN_GELU] = "gelu",      [FN_SIN] = "sine",       [FN_COS] = "cosine",
+    [FN_DIV] = "divide",
+    [FN_FDIV] = "floor_div",
+    [FN_CDIV] = "ceil_div",
+    [FN_MOD] = "modulo",
+    [FN_MIN] = "minimum",
+    [FN_MAX] = "maximum",
+    [FN_CLAMP] = "clamp",
+    [FN_ABS] = "fabsf",
+    [FN_POW] = "powf",
+    [FN_EXP] = "exponential",
+    [FN_EXP2] = "ex2",
+    [FN_EXPM1] = "expm1f",
+    [FN_LOG] = "logf",
+    [FN_LOG2] = "log2f",
+    [FN_LOG1P] = "log1pf",
+    [FN_SQRT] = "sqrtf",
+    [FN_RSQRT] = "rsqrtf",
+    [FN_SIGMOID] = "sigmoid",
+    [FN_LOGSIGMOID] = "logsigmoid",
+    [FN_SOFTPLUS] = "softplus",
+    [FN_TANH] = "tanhf",
+    [FN_SILU] = "silu",
+    [FN_RELU] = "relu",
+    [FN_ELU] = "elu",
+    [FN_GELU] = "gelu",
+    [FN_SIN] = "sine",
+    [FN_COS] = "cosine",
 };
 
 static const char *text(Cuda *c, Ex e, int prec);
@@ -88,32 +112,38 @@ static const char *function(Cuda *c, const Expr *x, int prec) {
     Kind k = ssd_cuda_dtype_kind(x->dtype);
     FnCode f = (FnCode)x->fn;
     if (f == FN_WHERE) {
-        const char *s = ssd_arena_printf(c->a, "%s ? %s : %s", text(c, x->arg[0], P_OR), operand(c, x->arg[1], k, P_WHERE),
-                                         operand(c, x->arg[2], k, P_WHERE));
+        const char *s =
+            ssd_arena_printf(c->a, "%s ? %s : %s", text(c, x->arg[0], P_OR),
+                             operand(c, x->arg[1], k, P_WHERE), operand(c, x->arg[2], k, P_WHERE));
         return parens(c, s, prec > P_WHERE);
     }
-    if (k == KIND_BOOL && f != FN_AND && f != FN_OR && f != FN_NOT) {  // comparisons of numbers
-        bool real = ssd_cuda_kind(c, x->arg[0]) == KIND_FLOAT || ssd_cuda_kind(c, x->arg[1]) == KIND_FLOAT;
+    if (k == KIND_BOOL && f != FN_AND && f != FN_OR && f != FN_NOT) { // comparisons of numbers
+        bool real =
+            ssd_cuda_kind(c, x->arg[0]) == KIND_FLOAT || ssd_cuda_kind(c, x->arg[1]) == KIND_FLOAT;
         k = real ? KIND_FLOAT : KIND_INT;
     }
     if (infix[f].prec) {
         int own = infix[f].prec;
         bool mixed = own == P_EQ || own == P_CMP;
-        const char *s = ssd_arena_printf(c->a, "%s%s%s", operand(c, x->arg[0], k, own + mixed), infix[f].text,
-                                         operand(c, x->arg[1], k, own + 1));
+        const char *s = ssd_arena_printf(c->a, "%s%s%s", operand(c, x->arg[0], k, own + mixed),
+                                         infix[f].text, operand(c, x->arg[1], k, own + 1));
         return parens(c, s, own < prec);
     }
-    if (f == FN_NEG) return parens(c, ssd_arena_printf(c->a, "-%s", operand(c, x->arg[0], k, P_ATOM)), prec > P_UNARY);
+    if (f == FN_NEG)
+        return parens(c, ssd_arena_printf(c->a, "-%s", operand(c, x->arg[0], k, P_ATOM)),
+                      prec > P_UNARY);
     if (f == FN_NOT) return ssd_arena_printf(c->a, "!%s", text(c, x->arg[0], P_ATOM));
     const char *name = f == FN_ABS && k == KIND_INT ? "abs" : calls[f];
     if (!name) SSD_BUG("no CUDA for %s", ssd_fns[f].name);
     const char *s = ssd_arena_printf(c->a, "%s(%s", name, operand(c, x->arg[0], k, 0));
-    for (int i = 1; i < ssd_fns[f].arity; i++) s = ssd_arena_printf(c->a, "%s, %s", s, operand(c, x->arg[i], k, 0));
+    for (int i = 1; i < ssd_fns[f].arity; i++)
+        s = ssd_arena_printf(c->a, "%s, %s", s, operand(c, x->arg[i], k, 0));
     return ssd_arena_printf(c->a, "%s)", s);
 }
 
-// --- Tensors -----------------------------------------------------------------------------------------------------
-// Is 0 <= index < dim sure? A grid variable stays below its size, and the axes of tiles below theirs.
+// --- Tensors ------------------------------------------------------------------------------------
+// Is 0 <= index < dim sure? A grid variable stays below its size, and the axes of tiles below
+// theirs.
 static bool bounds(const Cuda *c, Ex e, double *lo, double *hi) {
     const Expr *x = at(c, e);
     double l0, h0, l1, h1;
@@ -122,9 +152,11 @@ static bool bounds(const Cuda *c, Ex e, double *lo, double *hi) {
     if (x->kind == EX_VAL)
         for (int i = 0; i < c->k->ngrid; i++) {
             const Expr *size = at(c, c->k->grid[i].size);
-            if (c->k->grid[i].var == x->val && size->kind == EX_NUM) return *lo = 0, *hi = size->num - 1, true;
+            if (c->k->grid[i].var == x->val && size->kind == EX_NUM)
+                return *lo = 0, *hi = size->num - 1, true;
         }
-    if (x->kind != EX_FN || ssd_fns[x->fn].arity != 2 || !bounds(c, x->arg[0], &l0, &h0) || !bounds(c, x->arg[1], &l1, &h1))
+    if (x->kind != EX_FN || ssd_fns[x->fn].arity != 2 || !bounds(c, x->arg[0], &l0, &h0) ||
+        !bounds(c, x->arg[1], &l1, &h1))
         return false;
     switch ((FnCode)x->fn) {
     case FN_ADD: return *lo = l0 + l1, *hi = h0 + h1, true;
@@ -145,7 +177,8 @@ static bool proven(const Cuda *c, Ex index, Ex dim) {
 }
 
 // `x.get<2>(b, c*64 + j, h, p)`, or put with a value first.
-static const char *element(Cuda *c, u16 tensor, const Ex *idx, int n, const char *verb, const char *value) {
+static const char *element(Cuda *c, u16 tensor, const Ex *idx, int n, const char *verb,
+                           const char *value) {
     const TTensor *t = &c->p->tensors.v[tensor];
     int check = 0;
     for (int d = 0; d < n; d++) check |= !proven(c, idx[d], t->dim[d]) << d;
@@ -153,22 +186,25 @@ static const char *element(Cuda *c, u16 tensor, const Ex *idx, int n, const char
     if (check) s = ssd_arena_printf(c->a, "%s<%d>", s, check);
     s = ssd_arena_printf(c->a, "%s(%s", s, value ? value : "");
     for (int d = 0; d < n; d++)
-        s = ssd_arena_printf(c->a, "%s%s%s", s, d || value ? ", " : "", operand(c, idx[d], KIND_INT, 0));
+        s = ssd_arena_printf(c->a, "%s%s%s", s, d || value ? ", " : "",
+                             operand(c, idx[d], KIND_INT, 0));
     return ssd_arena_printf(c->a, "%s)", s);
 }
 
 const char *ssd_cuda_access(Cuda *c, const TOp *o, const char *value) {
     const char *s = element(c, o->tensor, o->idx, o->nidx, value ? "put" : "get", value);
     if (!o->when) return s;
-    return ssd_arena_printf(c->a, value ? "if (%s) %s" : "%s ? %s : 0", text(c, o->when, value ? 0 : P_OR), s);
+    return ssd_arena_printf(c->a, value ? "if (%s) %s" : "%s ? %s : 0",
+                            text(c, o->when, value ? 0 : P_OR), s);
 }
 
 const char *ssd_cuda_access4(Cuda *c, const TOp *o, const char *array) {
     const char *when = o->when ? text(c, o->when, 0) : "true";
-    return element(c, o->tensor, o->idx, o->nidx, o->op == TOP_STORE ? "put4" : "get4", ssd_arena_printf(c->a, "%s, %s", when, array));
+    return element(c, o->tensor, o->idx, o->nidx, o->op == TOP_STORE ? "put4" : "get4",
+                   ssd_arena_printf(c->a, "%s, %s", when, array));
 }
 
-// --- Tiles -------------------------------------------------------------------------------------------------------
+// --- Tiles --------------------------------------------------------------------------------------
 const char *ssd_cuda_pointer(Cuda *c, Val v) {
     if (!c->base[v]) SSD_BUG("`%s` has no memory", val(c, v)->name);
     if (!c->offset[v]) return c->base[v];
@@ -186,7 +222,8 @@ const char *ssd_cuda_at(Cuda *c, Val v, u8 from, const char *instead) {
         if (l->stride[i] != 1) s = ssd_arena_printf(c->a, "%s*%lld", s, (long long)l->stride[i]);
     }
     if (!c->base[v]) SSD_BUG("`%s` has no memory", val(c, v)->name);
-    if (c->offset[v] || !*s) s = ssd_arena_printf(c->a, "%s%s%lld", s, *s ? " + " : "", (long long)c->offset[v]);
+    if (c->offset[v] || !*s)
+        s = ssd_arena_printf(c->a, "%s%s%lld", s, *s ? " + " : "", (long long)c->offset[v]);
     return ssd_arena_printf(c->a, "%s[%s]", c->base[v], s);
 }
 

@@ -1,24 +1,28 @@
 // SPDX-License-Identifier: Apache-2.0
-// Names in generated CUDA: tensors, axes, symbols and values keep theirs from the spec and the tile text;
-// one that C++, CUDA, the prelude or an earlier name of the kernel has already gets underscores or a number.
+// Names in generated CUDA: tensors, axes, symbols and values keep theirs from the spec and the tile
+// text; one that C++, CUDA, the prelude or an earlier name of the kernel has already gets
+// underscores or a number.
 #include "cuda_emit.h"
 
 static const char *const reserved[] = {
     // C++ words that a spec may well use as names
-    "and", "asm", "auto", "bool", "break", "case", "char", "class", "const", "continue", "default", "delete", "do",
-    "double", "else", "enum", "explicit", "export", "extern", "false", "final", "float", "for", "friend", "goto", "if",
-    "inline", "int", "long", "mutable", "namespace", "new", "not", "operator", "or", "private", "protected", "public",
-    "register", "return", "short", "signed", "sizeof", "static", "struct", "switch", "template", "this", "throw",
-    "true", "try", "typedef", "union", "unsigned", "using", "virtual", "void", "volatile", "while", "xor",
+    "and", "asm", "auto", "bool", "break", "case", "char", "class", "const", "continue", "default",
+    "delete", "do", "double", "else", "enum", "explicit", "export", "extern", "false", "final",
+    "float", "for", "friend", "goto", "if", "inline", "int", "long", "mutable", "namespace", "new",
+    "not", "operator", "or", "private", "protected", "public", "register", "return", "short",
+    "signed", "sizeof", "static", "struct", "switch", "template", "this", "throw", "true", "try",
+    "typedef", "union", "unsigned", "using", "virtual", "void", "volatile", "while", "xor",
     // what the generated text itself says
-    "args", "at", "block", "e", "from", "lane", "part", "shared", "sum", "to", "u16", "u32", "u64", "i64", "bf16",
-    "f16", "min", "max", "get", "put", "decode", "encode", "clamp", "divide", "reciprocal", "relu", "elu", "silu",
-    "gelu", "sigmoid", "softplus", "logsigmoid", "sine", "cosine", "exponential", "ex2", "modulo", "rounded",
-    "combine", "neutral", "quarter", "threadIdx", "blockIdx", "blockDim", "gridDim", "warpSize", "THREADS", "WARPS",
-    "FAST", "INF", "REV", "EXCL", "MAX", "DEVICE", "Tile", "Dims", "Zero", "Tensor", "Round", "Bound", "Bf16", "Tf32",
-    "abs", "acos", "asin", "atan", "ceil", "cos", "cosh", "erf", "exp", "exp2", "expm1", "fabs", "floor", "fma", "fmax",
-    "fmin", "fmod", "gamma", "j0", "j1", "jn", "y0", "y1", "yn", "log", "log1p", "log2", "pow", "round", "rsqrt", "sin",
-    "sinh", "sqrt", "tan", "tanh", "time", "clock"};
+    "args", "at", "block", "e", "from", "lane", "part", "shared", "sum", "to", "u16", "u32", "u64",
+    "i64", "bf16", "f16", "min", "max", "get", "put", "decode", "encode", "clamp", "divide",
+    "reciprocal", "relu", "elu", "silu", "gelu", "sigmoid", "softplus", "logsigmoid", "sine",
+    "cosine", "exponential", "ex2", "modulo", "rounded", "combine", "neutral", "quarter",
+    "threadIdx", "blockIdx", "blockDim", "gridDim", "warpSize", "THREADS", "WARPS", "FAST", "INF",
+    "REV", "EXCL", "MAX", "DEVICE", "Tile", "Dims", "Zero", "Tensor", "Round", "Bound", "Bf16",
+    "Tf32", "abs", "acos", "asin", "atan", "ceil", "cos", "cosh", "erf", "exp", "exp2", "expm1",
+    "fabs", "floor", "fma", "fmax", "fmin", "fmod", "gamma", "j0", "j1", "jn", "y0", "y1", "yn",
+    "log", "log1p", "log2", "pow", "round", "rsqrt", "sin", "sinh", "sqrt", "tan", "tanh", "time",
+    "clock"};
 
 static bool is_taken(const Cuda *c, const char *s) {
     for (size_t i = 0; i < COUNTOF(reserved); i++)
@@ -54,7 +58,8 @@ void ssd_cuda_names(Cuda *c) {
     c->taken.n = 0;
     memset(c->name, 0, p->vals.n * sizeof *c->name);
     for (u32 i = 1; i < p->tensors.n; i++) c->tensor[i] = ssd_cuda_name(c, p->tensors.v[i].name);
-    for (u32 i = 0; i < p->syms.n; i++) c->sym[i] = ssd_cuda_name(c, ssd_arena_printf(c->a, "len_%s", p->syms.v[i]));
+    for (u32 i = 0; i < p->syms.n; i++)
+        c->sym[i] = ssd_cuda_name(c, ssd_arena_printf(c->a, "len_%s", p->syms.v[i]));
     for (int i = 0; i < c->k->ngrid; i++) claim_value(c, c->k->grid[i].var);
     for (u32 i = 1; i < p->axes.n; i++) c->axis[i] = ssd_cuda_name(c, p->axes.v[i].name);
     claim_values(c, &c->k->body);

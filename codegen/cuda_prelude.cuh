@@ -367,6 +367,7 @@ DEVICE void mma_f32(const A a, const B b, const C c, const O o) {
 // what was loaded as bf16, or to tf32, exact for f16. A step contracts 16. Since any order of k will do, lane
 // t of a group of four takes k = t, t+4, t+8, t+12, which puts a warp's loads into different banks.
 struct Bf16 {
+    enum { turns = 2 };
     static DEVICE void mma(float (&d)[4], const float (&a)[2][4], const float (&b)[4]) {
         asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
             : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
@@ -375,6 +376,7 @@ struct Bf16 {
     }
 };
 struct Tf32 {
+    enum { turns = 1 };
     static DEVICE u32 tf32(float v) {
         u32 r;
         asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(r) : "f"(v));
@@ -397,33 +399,35 @@ template <class D, class T> DEVICE int fragment_at(int row, int col, int r) {
     return (D::m % 32 == 0 || y < D::m) && (D::n % 32 == 0 || x < D::n) ? y * T::s0 + x * T::s1 : -1;
 }
 
-// A warp has 16*mr x 32 results at a time.
+// A warp has 16*mr x 8*nr results at a time: large blocks when there is one for every warp.
 template <class Atom, class D, Bound bound, Round to, class A, class B, class C, class O>
 DEVICE void mma_warp(const A a, const B b, const C c, const O o) {
-    constexpr int blocks32 = (D::m + 31) / 32 * ((D::n + 31) / 32) * D::u * D::v;
-    constexpr int mr = blocks32 >= WARPS ? 2 : 1;  // tall blocks when there is one for every warp
-    constexpr int down = (D::m + 16 * mr - 1) / (16 * mr), across = (D::n + 31) / 32;
-    constexpr bool whole_m = D::m % (16 * mr) == 0, whole_n = D::n % 32 == 0, whole_k = D::k % 16 == 0;
+    constexpr int most = (D::m + 15) / 16 * ((D::n + 15) / 16) * D::u * D::v;
+    constexpr int mr = most >= 4 * WARPS ? 2 : 1, nr = most >= 2 * WARPS ? 4 : 2;
+    constexpr int down = (D::m + 16 * mr - 1) / (16 * mr), across = (D::n + 8 * nr - 1) / (8 * nr);
+    constexpr bool whole_m = D::m % (16 * mr) == 0, whole_n = D::n % (8 * nr) == 0, whole_k = D::k % 16 == 0;
+    constexpr int turns = whole_m && whole_n && whole_k ? Atom::turns : 1;  // as registers allow
     const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+    #pragma unroll 1
     for (int e = threadIdx.x / 32; e < down * across * D::u * D::v; e += WARPS) {
         const int u = e / (down * across) % D::u, v = e / (down * across * D::u);
-        const int row = e % down * 16 * mr, col = e / down % across * 32;
+        const int row = e % down * 16 * mr, col = e / down % across * 8 * nr;
         const float *pa = a.data + u * A::u + v * A::v, *pb = b.data + u * B::u + v * B::v;
-        float acc[mr][4][4];
+        float acc[mr][nr][4];
         #pragma unroll
         for (int i = 0; i < mr; i++)
             #pragma unroll
-            for (int j = 0; j < 4; j++)
+            for (int j = 0; j < nr; j++)
                 #pragma unroll
                 for (int r = 0; r < 4; r++) {
                     const int at = fragment_at<D, C>(row + 16 * i, col + 8 * j, r);
                     acc[i][j][r] = c.data && at >= 0 ? c.data[at + u * C::u + v * C::v] : 0.0f;
                 }
-        const int end = end_k<bound>(row + 16 * mr - 1, col + 31, D::k);
+        const int end = end_k<bound>(row + 16 * mr - 1, col + 8 * nr - 1, D::k);
         for (int w = 0; w < D::w; w++)
-            #pragma unroll 2
+            #pragma unroll turns
             for (int k = first_k<bound>(row, col) / 16 * 16; k < end; k += 16) {
-                float fa[mr][2][4], fb[4][4];
+                float fa[mr][2][4], fb[nr][4];
                 #pragma unroll
                 for (int q = 0; q < 4; q++) {
                     const int kk = k + t + 4 * q;
@@ -436,7 +440,7 @@ DEVICE void mma_warp(const A a, const B b, const C c, const O o) {
                             fa[i][r][q] = live && (whole_m || y < D::m) ? pa[y * A::s0 + kk * A::s1 + w * A::w] : 0.0f;
                         }
                     #pragma unroll
-                    for (int j = 0; j < 4; j++) {
+                    for (int j = 0; j < nr; j++) {
                         const int x = col + 8 * j + g;
                         fb[j][q] = live && (whole_n || x < D::n) ? pb[kk * B::s0 + x * B::s1 + w * B::w] : 0.0f;
                     }
@@ -444,12 +448,12 @@ DEVICE void mma_warp(const A a, const B b, const C c, const O o) {
                 #pragma unroll
                 for (int i = 0; i < mr; i++)
                     #pragma unroll
-                    for (int j = 0; j < 4; j++) Atom::mma(acc[i][j], fa[i], fb[j]);
+                    for (int j = 0; j < nr; j++) Atom::mma(acc[i][j], fa[i], fb[j]);
             }
         #pragma unroll
         for (int i = 0; i < mr; i++)
             #pragma unroll
-            for (int j = 0; j < 4; j++)
+            for (int j = 0; j < nr; j++)
                 #pragma unroll
                 for (int r = 0; r < 4; r++) {
                     const int at = fragment_at<D, O>(row + 16 * i, col + 8 * j, r);

@@ -1,26 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
 // Barriers: which ops must wait for all threads of the block.
 //
-// The kernel is walked with a list of accesses made since the last barrier. An op that meets one of another
-// thread to the same buffer (or to tensors that may share memory), where one of the two writes, gets a
-// barrier, which clears the list. Two accesses are of the same thread when both are made pointwise by nests
-// that deal their points alike and find the element of a point at the same place: what a map writes in
-// place the next one reads without waiting. A loop's body is walked until what reaches its end adds nothing
-// to what reaches its start.
+// The kernel is walked with a list of accesses made since the last barrier. An op that meets one of
+// another thread to the same buffer (or to tensors that may share memory), where one of the two
+// writes, gets a barrier, which clears the list. Two accesses are of the same thread when both are
+// made pointwise by nests that deal their points alike and find the element of a point at the same
+// place: what a map writes in place the next one reads without waiting. A loop's body is walked
+// until what reaches its end adds nothing to what reaches its start.
 #include "cuda_emit.h"
 
 typedef struct Touch {
-    u32 what;    // a buffer's value, or TENSOR + the first tensor it shares memory with
+    u32 what; // a buffer's value, or TENSOR + the first tensor it shares memory with
     bool write;
-    u64 deal;    // who touches what, 0: anyone
+    u64 deal; // who touches what, 0: anyone
 } Touch;
 enum { TENSOR = 1u << 30 };
 
 typedef struct Sync {
     Cuda *c;
-    VEC(Touch) since;  // since the last barrier
-    VEC(Touch) now;    // of the op at hand
-    bool *adrift;      // by value: a view whose place depends on an index computed at run time
+    VEC(Touch) since; // since the last barrier
+    VEC(Touch) now;   // of the op at hand
+    bool *adrift;     // by value: a view whose place depends on an index computed at run time
     const CudaNest *nest;
 } Sync;
 
@@ -33,7 +33,8 @@ static u32 memory_of(const Sync *s, u16 tensor) {
     return TENSOR + tensor;
 }
 
-// The nest's order of axes and the tile's strides along them; 0 unless every point has its own element.
+// The nest's order of axes and the tile's strides along them; 0 unless every point has its own
+// element.
 static u64 deal_of(const Sync *s, Val v) {
     const CudaNest *n = s->nest;
     if (!n || n->spread != SPREAD_POINTS || s->adrift[v]) return 0;
@@ -64,20 +65,26 @@ static void tensor_reads(Sync *s, Ex e) {
     for (int i = 0; x->kind == EX_FN && i < ssd_fns[x->fn].arity; i++) tensor_reads(s, x->arg[i]);
 }
 
-static bool moves_tile(const TOp *o) { return o->op == TOP_FOR || o->op == TOP_EACH || o->op == TOP_YIELD; }
+static bool moves_tile(const TOp *o) {
+    return o->op == TOP_FOR || o->op == TOP_EACH || o->op == TOP_YIELD;
+}
 static bool is_view(const Sync *s, const TOp *o) {
-    return (o->op == TOP_AT || o->op == TOP_RENAME || o->op == TOP_SPLIT || o->op == TOP_SLICE) && val(s, o->out)->naxes;
+    return (o->op == TOP_AT || o->op == TOP_RENAME || o->op == TOP_SPLIT || o->op == TOP_SLICE) &&
+           val(s, o->out)->naxes;
 }
 
 static void touches(Sync *s, const TOp *o) {
     const Ex e[] = {o->e, o->e2, o->when, o->lo, o->hi};
-    if (is_view(s, o)) s->adrift[o->out] = s->adrift[o->a] || (o->op == TOP_AT && s->c->p->exs.v[o->e].kind != EX_NUM);
+    if (is_view(s, o))
+        s->adrift[o->out] =
+            s->adrift[o->a] || (o->op == TOP_AT && s->c->p->exs.v[o->e].kind != EX_NUM);
     if (o->op == TOP_PREFETCH || o->op == TOP_BUF || is_view(s, o)) return;
     if (!moves_tile(o)) ssd_nest_operands(s->c->p, o, reads, s);
     for (size_t i = 0; i < COUNTOF(e); i++) tensor_reads(s, e[i]);
     for (int i = 0; i < o->nidx; i++) tensor_reads(s, o->idx[i]);
     for (int i = 0; o->init && i < o->ncarry; i++) tensor_reads(s, o->init[i]);
-    if (o->op == TOP_LOAD || o->op == TOP_STORE) touch(s, memory_of(s, o->tensor), o->op == TOP_STORE, 0);
+    if (o->op == TOP_LOAD || o->op == TOP_STORE)
+        touch(s, memory_of(s, o->tensor), o->op == TOP_STORE, 0);
     if (o->out && val(s, o->out)->naxes && val(s, o->out)->lay.space == SP_MEM)
         touch(s, val(s, o->out)->lay.buf, true, deal_of(s, o->out));
 }
@@ -86,7 +93,8 @@ static bool clash(const Sync *s) {
     for (u32 i = 0; i < s->now.n; i++)
         for (u32 k = 0; k < s->since.n; k++) {
             const Touch *a = &s->now.v[i], *b = &s->since.v[k];
-            if (a->what == b->what && (a->write || b->write) && !(a->deal && a->deal == b->deal)) return true;
+            if (a->what == b->what && (a->write || b->write) && !(a->deal && a->deal == b->deal))
+                return true;
         }
     return false;
 }
@@ -126,7 +134,8 @@ static void step(Sync *s, const TOp *first, const TOp *last) {
 
 static void walk(Sync *s, const TBlock *b);
 
-// Once through a body that may be skipped, or run again; true when more reaches its start than before.
+// Once through a body that may be skipped, or run again; true when more reaches its start than
+// before.
 static bool around(Sync *s, const TBlock *body) {
     Sync before = *s;
     memset(&s->since, 0, sizeof s->since);

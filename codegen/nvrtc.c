@@ -7,7 +7,7 @@
 #include <stdlib.h>
 
 typedef struct Api {
-#define NV(field, exported, args) int (*field) args;
+#define NV(field, exported, args) int(*field) args;
 #include "nvrtc_syms.def"
 #undef NV
 } Api;
@@ -19,7 +19,7 @@ static const DynSym syms[] = {
 };
 
 static Api api;
-static Text failure;  // why there is no NVRTC; lives as long as the process
+static Text failure; // why there is no NVRTC; lives as long as the process
 static const Nvrtc *found;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
@@ -36,7 +36,7 @@ static bool ready(Text *why) {
 }
 
 bool ssd_nvrtc_knows(const char *arch, Text *why) {
-    int n = 0, want = atoi(arch + strlen("sm_"));  // suffixes are not listed
+    int n = 0, want = atoi(arch + strlen("sm_")); // suffixes are not listed
     if (!ready(why)) return false;
     if (!api.count_archs(&n) && n > 0) {
         int *known = calloc((size_t)n, sizeof *known);
@@ -46,7 +46,8 @@ bool ssd_nvrtc_knows(const char *arch, Text *why) {
         free(known);
         if (yes) return true;
     }
-    ssd_text_printf(why, "NVRTC %d.%d (%s) does not know %s", found->major, found->minor, found->path, arch);
+    ssd_text_printf(why, "NVRTC %d.%d (%s) does not know %s", found->major, found->minor,
+                    found->path, arch);
     return false;
 }
 
@@ -57,16 +58,19 @@ static const char *get_log(Arena *a, void *program) {
     return api.log(program, s) ? "" : s;
 }
 
-static char *get(Arena *a, void *program, int (*size)(void *, size_t *), int (*data)(void *, char *), size_t *out_size) {
+static char *get(Arena *a, void *program, int (*size)(void *, size_t *),
+                 int (*data)(void *, char *), size_t *out_size) {
     if (size(program, out_size) || !*out_size) return NULL;
     char *s = ssd_arena_alloc(a, *out_size + 1);
     return data(program, s) ? NULL : s;
 }
 
-bool ssd_nvrtc_compile(Arena *a, const char *source, const char *name, const char *arch, NvrtcResult *out, Text *why) {
+bool ssd_nvrtc_compile(Arena *a, const char *source, const char *name, const char *arch,
+                       NvrtcResult *out, Text *why) {
     *out = (NvrtcResult){.log = ""};
     if (!ssd_nvrtc_knows(arch, why)) return false;
-    const char *options[8] = {ssd_arena_printf(a, "--gpu-architecture=%s", arch), "--std=c++17", "--ptxas-options=-v"};
+    const char *options[8] = {ssd_arena_printf(a, "--gpu-architecture=%s", arch), "--std=c++17",
+                              "--ptxas-options=-v"};
     int n = 3;
     if (found->major > 12 || (found->major == 12 && found->minor >= 9)) options[n++] = "--no-cache";
     void *program = NULL;

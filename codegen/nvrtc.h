@@ -8,12 +8,15 @@
 typedef struct NvrtcResult {
     const void *cubin;
     size_t cubin_size;
-    const char *ptx, *log;  // the log holds what ptxas says of each kernel: registers, stack, spills
+    const char *ptx, *log; // the log holds what ptxas says of each kernel: registers, stack, spills
     size_t ptx_size;
 } NvrtcResult;
-// arch: "sm_90a". All of *out lives in `a`. False: *why says what is missing or what the compiler said.
-bool ssd_nvrtc_compile(Arena *a, const char *source, const char *name, const char *arch, NvrtcResult *out, Text *why);
-// Does this NVRTC know the architecture? False with a reason when it does not, or when there is none.
+// arch: "sm_90a". All of *out lives in `a`. False: *why says what is missing or what the compiler
+// said.
+bool ssd_nvrtc_compile(Arena *a, const char *source, const char *name, const char *arch,
+                       NvrtcResult *out, Text *why);
+// Does this NVRTC know the architecture? False with a reason when it does not, or when there is
+// none.
 bool ssd_nvrtc_knows(const char *arch, Text *why);
 
 #endif

@@ -337,6 +337,7 @@ bool ssd_pass_chunk(Unit *u) {
     l->a = u->arena;
     l->q = u->schedule.q;
     l->p = u->prog = ssd_prog_new(u->arena, g->name);
+    u->prog->matmul = g->matmul;
     l->batch = ssd_graph_axis_of_kind(g, AX_BATCH);
     l->time = ssd_graph_axis_of_kind(g, AX_TIME);
     l->seq = ssd_graph_axis_of_kind(g, AX_SEQ);

@@ -138,6 +138,7 @@ typedef struct Prog {
     VEC(TKernel) kernels;
     u32 *cons;     // expressions are hash-consed: equal ones have the same Ex (tile.c); never edit one in place
     u32 cons_cap;  // a power of two
+    u8 matmul;     // numerics.matmul: 0 native, 1 tf32, 2 tf32x3, 3 f32; not part of the text, where it is native
 } Prog;
 
 Prog *ssd_prog_new(Arena *a, const char *name);
