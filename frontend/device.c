@@ -13,8 +13,7 @@ static ssd_status call(int error, const char *what) {
     return error ? ssd_cuda_fail(error, "%s", what) : SSD_OK;
 }
 
-// --- Memory
-// ----------------------------------------------------------------------------------------
+// --- Memory --------------------------------------------------------------------------------------
 static size_t bytes_of(const ssd_tensor *t) {
     size_t n = ssd_dtype_size(t->dtype);
     for (int d = 0; d < t->rank; d++) n *= (size_t)t->dims[d];
@@ -94,8 +93,7 @@ void ssd_mirror_close(Mirror *m) {
     *m = (Mirror){0};
 }
 
-// --- A launch
-// --------------------------------------------------------------------------------------
+// --- A launch ------------------------------------------------------------------------------------
 ssd_status ssd_mirror_launch(Mirror *m) {
     void *ws = m->ws_bytes ? (void *)(uintptr_t)m->copy[m->n_copies - 1].at : NULL;
     return ssd_launch_on(m->kernel, m->args, m->n_args, ws, m->ws_bytes, m->stream);
@@ -138,8 +136,7 @@ ssd_status ssd_device_launch(ssd_kernel *k, const ssd_arg *args, int n) {
     return s;
 }
 
-// --- Time
-// ------------------------------------------------------------------------------------------
+// --- Time ----------------------------------------------------------------------------------------
 typedef struct Timer {
     const CudaApi *api;
     CuHandle stream, graph, exec, from, to;

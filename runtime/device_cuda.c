@@ -9,8 +9,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-// --- Errors
-// ----------------------------------------------------------------------------------------
+// --- Errors --------------------------------------------------------------------------------------
 static const struct {
     int error;
     ssd_status status;
@@ -46,8 +45,7 @@ ssd_status ssd_cuda_fail(int error, const char *fmt, ...) {
     return ssd_fail(s, "%s: %s", what, text);
 }
 
-// --- Architectures
-// ---------------------------------------------------------------------------------
+// --- Architectures -------------------------------------------------------------------------------
 const CudaArch ssd_cuda_archs[] = {
 #define ARCH(name, major, minor, shared, exact, tensor, fma, doc)                                  \
     {name, "cuda-" name, doc, major, minor, shared, exact, tensor, fma},
@@ -84,8 +82,7 @@ const char *ssd_cuda_target(const char *target, bool *out_runs) {
     return NULL;
 }
 
-// --- The driver
-// ------------------------------------------------------------------------------------
+// --- The driver ----------------------------------------------------------------------------------
 static CudaDriver cuda;
 static pid_t owner; // the process that started the driver: a fork of it cannot use it
 
@@ -192,8 +189,7 @@ int ssd_cuda_driver_version(void) { return ssd_cuda_driver()->version; }
 
 static bool forked(void) { return getpid() != owner; }
 
-// --- Contexts
-// --------------------------------------------------------------------------------------
+// --- Contexts ------------------------------------------------------------------------------------
 static pthread_once_t primary_once = PTHREAD_ONCE_INIT;
 static CuHandle primary;
 static int primary_error;
@@ -407,7 +403,8 @@ void ssd_cuda_free(CudaProgram *p) {
     for (Loaded *l = p->loaded, *next; l; l = next) {
         CuHandle popped;
         next = l->next;
-        if (!forked() && !cuda.api.CtxPushCurrent(l->context)) {
+        // A caller's context may be gone, and its handle with it: what was loaded there goes with it.
+        if (!forked() && l->context == primary && !cuda.api.CtxPushCurrent(l->context)) {
             cuda.api.ModuleUnload(l->module);
             cuda.api.CtxPopCurrent(&popped);
         }
@@ -417,8 +414,7 @@ void ssd_cuda_free(CudaProgram *p) {
     free(p);
 }
 
-// --- Launch
-// ----------------------------------------------------------------------------------------
+// --- Launch --------------------------------------------------------------------------------------
 static bool on_device(CudaProgram *p, int slot, void *pointer) {
     unsigned type = 0;
     if (!pointer || atomic_load_explicit(&p->good[slot], memory_order_relaxed) == pointer)
@@ -435,7 +431,12 @@ static bool has_elements(const Launch *l, int i) {
     return true;
 }
 
-static ssd_status check_grids(const Launch *l) {
+// Emitted code counts blocks, symbols and rows in 32 bits; offsets are 64-bit.
+static ssd_status check_sizes(const Launch *l) {
+    for (int i = 0; i < l->art->n_syms; i++)
+        if (l->sym[i] > INT32_MAX)
+            return ssd_fail(SSD_UNSUPPORTED, "%.80s is %lld, CUDA kernels take at most %d",
+                            l->art->syms[i].name, (long long)l->sym[i], INT32_MAX);
     for (int i = 0; i < l->plan->n_kernels; i++)
         if (l->blocks[i] > INT32_MAX)
             return ssd_fail(SSD_UNSUPPORTED,
@@ -479,10 +480,6 @@ static ssd_status launch(const Launch *l, const Loaded *code, CuHandle stream) {
     for (int i = 0; i < l->plan->n_kernels; i++) {
         const ArtKernel *k = &l->plan->kernels[i];
         if (l->blocks[i] <= 0) continue;
-        if (l->blocks[i] > INT32_MAX)
-            return ssd_fail(SSD_UNSUPPORTED,
-                            "kernel '%.80s' needs %lld blocks, CUDA has at most %d", k->symbol,
-                            (long long)l->blocks[i], INT32_MAX);
         pack(l, k, words);
         int e = cuda.api.LaunchKernel(code->function[l->plan - l->art->plans][i],
                                       (unsigned)l->blocks[i], 1, 1, (unsigned)k->threads, 1, 1,
@@ -498,7 +495,7 @@ ssd_status ssd_cuda_run(CudaProgram *p, CuHandle stream, const Launch *l) {
     ssd_status s = ssd_cuda_enter(stream, &scope);
     if (s) return s;
     s = code_in(p, &scope, &code);
-    if (!s) s = check_grids(l);
+    if (!s) s = check_sizes(l);
     if (!s) s = check_pointers(p, l);
     if (!s) s = launch(l, code, stream);
     ssd_cuda_leave(&scope);

@@ -98,6 +98,7 @@ ssd_status ssd_cuda_load(const Artifact *art, CudaProgram **out);  // `art` must
 // Enqueues the kernels of l->plan. No allocation on the device and no synchronisation, so that it can be
 // captured into a graph.
 ssd_status ssd_cuda_run(CudaProgram *p, CuHandle stream, const Launch *l);
+// Unloads the code from the primary context. In a context of the caller's it stays until that is destroyed.
 void ssd_cuda_free(CudaProgram *p);
 
 #endif

@@ -31,8 +31,7 @@ void ssd_dynlib_path(void *lib, const char *symbol, char out[DYN_PATH]) {
     free(real);
 }
 
-// --- NVRTC
-// -----------------------------------------------------------------------------------------
+// --- NVRTC ---------------------------------------------------------------------------------------
 static const int majors[] = {13, 12};
 
 static struct {
@@ -45,7 +44,7 @@ static struct {
 static void *open_file(const char *path) {
     char pattern[DYN_PATH + 32];
     const char *slash = strrchr(path, '/'), *major = strstr(path, "libnvrtc.so.");
-    glob_t g;
+    glob_t g = {0};
     if (slash && major) {
         int dir = (int)(slash - path), digits = (int)strspn(major + 12, "0123456789");
         snprintf(pattern, sizeof pattern, "%.*s/libnvrtc-builtins.so.%.*s*", dir, path, digits,
@@ -59,7 +58,7 @@ static void *open_file(const char *path) {
 
 static void *open_matching(const char *dir, int major) {
     char pattern[DYN_PATH];
-    glob_t g;
+    glob_t g = {0};
     void *lib = NULL;
     int n = snprintf(pattern, sizeof pattern, "%s/libnvrtc.so.%d", dir, major);
     if (n >= (int)sizeof pattern || glob(pattern, 0, NULL, &g)) return NULL;

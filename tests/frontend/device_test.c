@@ -18,8 +18,7 @@ static void check(bool ok, const char *what) {
     *(ok ? &passed : &failed) += 1;
 }
 
-// --- y = x + 1, w = 2 x in the workspace, hT = h0 + 1 in place
-// -----------------------------------------
+// --- y = x + 1, w = 2 x in the workspace, hT = h0 + 1 in place -----------------------------------
 enum { N = 5 };
 static const char text[] = "ssdc-artifact 1\nprogram toy forward cuda-sm_80\nschedule form=toy\n"
                            "sym t x 0\n"
@@ -60,8 +59,7 @@ static void toy(const char *name, unsigned grid, unsigned block, unsigned shared
     if (stray < 0) a->y[stray] = 0;
 }
 
-// --- Tests
-// -----------------------------------------------------------------------------------------
+// --- Tests ---------------------------------------------------------------------------------------
 static float x[N], y[N], h[3];
 static ssd_arg args[4];
 

@@ -329,8 +329,7 @@ static void test_jit_off(void) {
     ssd_context_destroy(cx);
 }
 
-// --- Several threads on one context and one kernel
-// -------------------------------------------------
+// --- Several threads on one context and one kernel -----------------------------------------------
 typedef struct Caller {
     ssd_context *cx;
     ssd_kernel *k;

@@ -24,8 +24,7 @@ static char log_text[1 << 16];
 static size_t log_n;
 static FakeKernel *on_launch;
 
-// --- What the test sees
-// ----------------------------------------------------------------------------
+// --- What the test sees --------------------------------------------------------------------------
 EXPORT const char *fake_log(void) { return log_text; }
 
 EXPORT void fake_log_clear(void) {
@@ -64,8 +63,7 @@ static int setting(const char *name, int otherwise) {
         if (error_) return error_;                                                                 \
     } while (0)
 
-// --- Device
-// ----------------------------------------------------------------------------------------
+// --- Device --------------------------------------------------------------------------------------
 EXPORT int cuInit(unsigned flags) {
     CALL("cuInit %u\n", flags);
     return 0;
@@ -129,8 +127,7 @@ EXPORT int cuDeviceTotalMem_v2(size_t *bytes, int device) {
     return 0;
 }
 
-// --- Contexts: any pointer is one
-// ------------------------------------------------------------------
+// --- Contexts: any pointer is one ----------------------------------------------------------------
 static char primary[1];
 static _Thread_local void *stack[8];
 static _Thread_local int depth;
@@ -163,8 +160,7 @@ EXPORT int cuCtxPopCurrent_v2(void **context) {
     return 0;
 }
 
-// --- Modules
-// ---------------------------------------------------------------------------------------
+// --- Modules -------------------------------------------------------------------------------------
 typedef struct Function {
     char name[32];
     int bytes, threads, dynamic;
@@ -223,8 +219,7 @@ EXPORT int cuFuncGetParamInfo(void *function, size_t i, size_t *offset, size_t *
     return 0;
 }
 
-// --- Memory
-// ----------------------------------------------------------------------------------------
+// --- Memory --------------------------------------------------------------------------------------
 static struct {
     char *at;
     size_t bytes;
@@ -294,8 +289,7 @@ EXPORT int cuMemsetD8Async(unsigned long long to, unsigned char value, size_t n,
     return 0;
 }
 
-// --- Streams, graphs, events
-// -----------------------------------------------------------------------
+// --- Streams, graphs, events ---------------------------------------------------------------------
 typedef struct Launch {
     Function *f;
     unsigned grid, block, shared;
@@ -425,8 +419,7 @@ EXPORT int cuEventElapsedTime(float *ms, void *from, void *to) {
     return 0;
 }
 
-// --- And a compiler that tells its version
-// ---------------------------------------------------------
+// --- And a compiler that tells its version -------------------------------------------------------
 EXPORT int nvrtcVersion(int *major, int *minor) {
     *major = setting("nvrtc", 13);
     *minor = 0;

@@ -82,8 +82,7 @@ static void expect_compile(const char *target, ssd_status want, const char *mess
     ssd_context_destroy(c);
 }
 
-// --- Nothing there
-// ---------------------------------------------------------------------------------
+// --- Nothing there -------------------------------------------------------------------------------
 static void cpu_still_works(void) {
     bool runs = false;
     CHECK(ssd_cpu_target("cpu", &runs) && runs);
@@ -155,8 +154,7 @@ static void orin_and_later(void) { // 8.8: none of its own
     expect_target("sm_89", "cuda-sm_89", false);
 }
 
-// --- NVRTC and the key
-// -----------------------------------------------------------------------------
+// --- NVRTC and the key ---------------------------------------------------------------------------
 static void key(void) {
     Arena a = {0};
     char *k;
@@ -195,8 +193,7 @@ static void damaged_nvrtc(void) {
     ssd_text_free(&why);
 }
 
-// --- Loading
-// ---------------------------------------------------------------------------------------
+// --- Loading -------------------------------------------------------------------------------------
 static void load(void) {
     char dir[64];
     snprintf(dir, sizeof dir, "%s/load", root);
@@ -278,8 +275,7 @@ static void no_context(void) {
     expect_compile("cuda", SSD_OUT_OF_MEMORY, "cuDevicePrimaryCtxRetain");
 }
 
-// --- Launching
-// -------------------------------------------------------------------------------------
+// --- Launching -----------------------------------------------------------------------------------
 typedef struct Case {
     float *x, *h0, *y, *ws;
     size_t ws_bytes;
@@ -559,8 +555,7 @@ static void forks(void) {
     ssd_context_destroy(ctx);
 }
 
-// --- The cases, a process each
-// ---------------------------------------------------------------------
+// --- The cases, a process each -------------------------------------------------------------------
 static const struct {
     const char *name;
     void (*run)(void);
