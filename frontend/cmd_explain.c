@@ -18,8 +18,8 @@ static const char *const candidates[] = {
 };
 
 typedef struct Facts {
-    Cost cost;          // predicted clocks of one thread, a token
-    bool has_cost;      // CPUs only
+    Cost cost;     // predicted clocks of one thread, a token
+    bool has_cost; // CPUs only
     i64 scratch, workspaces;
     u32 kernels;
     Text schedule, grid;
@@ -38,7 +38,9 @@ static void predict(const Cli *c, const Unit *u, Facts *f) {
     i64 sym[8], tokens = 1;
     for (u32 i = 0; i < p->syms.n; i++) {
         const char *s = p->syms.v[i];
-        sym[i] = *s == 't' ? (c->sizes.t >= 0 ? c->sizes.t : 2048) : *s == 'b' && c->sizes.b >= 0 ? c->sizes.b : 1;
+        sym[i] = *s == 't'                      ? (c->sizes.t >= 0 ? c->sizes.t : 2048)
+                 : *s == 'b' && c->sizes.b >= 0 ? c->sizes.b
+                                                : 1;
         if (*s != 's') tokens *= MAX(sym[i], 1);
     }
     f->cost = ssd_cost(p, u->machine, sym);
@@ -90,8 +92,9 @@ static void print_row(const Cli *c, const char *asked, const char *verdict, cons
     const char *colour = !f ? ssd_cli_dim(c) : verdict[0] == 'c' ? ssd_cli_good(c) : "";
     printf("%s%-9s %-34s", colour, verdict, f ? f->schedule.s : asked);
     if (f && f->has_cost)
-        printf(" %8.0f clocks a token (mma %.0f, vector %.0f, memory %.0f, serial %.0f),", ssd_cost_clocks(&f->cost),
-               f->cost.mma, f->cost.vector, f->cost.memory, f->cost.serial);
+        printf(" %8.0f clocks a token (mma %.0f, vector %.0f, memory %.0f, serial %.0f),",
+               ssd_cost_clocks(&f->cost), f->cost.mma, f->cost.vector, f->cost.memory,
+               f->cost.serial);
     if (f)
         printf(" %.1f kB scratch, %lld workspace tensors, %s", (double)f->scratch / 1024,
                (long long)f->workspaces, f->grid.s);

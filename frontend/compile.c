@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// spec -> artifact: the whole compiler as one function. Linking this file gives the runtime a compiler:
-// a cache miss of ssd_compile comes here.
+// spec -> artifact: the whole compiler as one function. Linking this file gives the runtime a
+// compiler: a cache miss of ssd_compile comes here.
 #include "compile.h"
 #include "../runtime/dynlib.h"
 
@@ -37,8 +37,9 @@ static ssd_status front(Arena *a, const ssd_compile_options *o, Compiled *out) {
     return out->unit.graph ? SSD_OK : fail_diag(&d);
 }
 
-// Runs the passes. When the tiles of a chunk exceed what a block of the machine may hold, and the schedule left
-// the choice to us: shorter chunks, then the recurrence, in smaller and smaller blocks.
+// Runs the passes. When the tiles of a chunk exceed what a block of the machine may hold, and the
+// schedule left the choice to us: shorter chunks, then the recurrence, in smaller and smaller
+// blocks.
 static bool lower(Unit *u, const char *to, PassHook *hook, void *hook_ctx) {
     const Schedule asked = u->schedule;
     bool ok = ssd_pass_run(u, NULL, to, hook, hook_ctx);
@@ -88,7 +89,8 @@ ssd_status ssd_compile_spec(Arena *a, const ssd_compile_options *o, const char *
         return st;
     }
     if (to) return SSD_OK;
-    if (ssd_target_is_cuda(m->target) && !ssd_nvrtc(&why)) return fail_text(SSD_NOT_FOUND, "", &why);
+    if (ssd_target_is_cuda(m->target) && !ssd_nvrtc(&why))
+        return fail_text(SSD_NOT_FOUND, "", &why);
     Artifact *art = &out->artifact;
     i64 *scratch = NEWN(a, i64, u->prog->kernels.n);
     const void *code;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// The analytic cost of a placed program on a CPU, computed on the program itself, not by a formula beside
-// it: every op counts its vectors, and loops and grids multiply. Two vector operations and one vector store
-// a clock is what AVX2 and AVX-512 cores of the last years do; products reach 0.9 of that. Ranks schedules
-// for `ssdc explain`; measured times are the tuner's.
+// The analytic cost of a placed program on a CPU, computed on the program itself, not by a formula
+// beside it: every op counts its vectors, and loops and grids multiply. Two vector operations and
+// one vector store a clock is what AVX2 and AVX-512 cores of the last years do; products reach 0.9
+// of that. Ranks schedules for `ssdc explain`; measured times are the tuner's.
 #include "cost.h"
 #include "nest.h"
 
@@ -12,7 +12,7 @@ typedef struct Walk {
     const Prog *p;
     const Machine *m;
     const i64 *sym;
-    double *at;  // [val] the middle of a grid or loop variable; 0 where unknown
+    double *at; // [val] the middle of a grid or loop variable; 0 where unknown
     Cost sum;
 } Walk;
 
@@ -21,11 +21,23 @@ static double fn_ops(FnCode f) {
     switch (f) {
     case FN_EXP2: return 9;
     case FN_EXP: return 11;
-    case FN_EXPM1: case FN_SIGMOID: case FN_SILU: case FN_TANH: case FN_ELU: return 18;
-    case FN_LOG: case FN_LOG2: case FN_LOG1P: return 20;
-    case FN_SOFTPLUS: case FN_LOGSIGMOID: case FN_GELU: case FN_SIN: case FN_COS: return 30;
+    case FN_EXPM1:
+    case FN_SIGMOID:
+    case FN_SILU:
+    case FN_TANH:
+    case FN_ELU: return 18;
+    case FN_LOG:
+    case FN_LOG2:
+    case FN_LOG1P: return 20;
+    case FN_SOFTPLUS:
+    case FN_LOGSIGMOID:
+    case FN_GELU:
+    case FN_SIN:
+    case FN_COS: return 30;
     case FN_POW: return 50;
-    case FN_DIV: case FN_SQRT: case FN_RSQRT: return 8;
+    case FN_DIV:
+    case FN_SQRT:
+    case FN_RSQRT: return 8;
     default: return 1;
     }
 }
@@ -46,7 +58,8 @@ static double eval(const Walk *w, Ex e) {
     case EX_NUM: return x->num;
     case EX_SYM: return (double)w->sym[x->sym];
     case EX_VAL: return w->at[x->val];
-    case EX_AXIS: case EX_LOAD: return 0;
+    case EX_AXIS:
+    case EX_LOAD: return 0;
     case EX_FN:
         for (int i = 0; i < 3 && x->arg[i]; i++) a[i] = eval(w, x->arg[i]);
         return ssd_fn_eval(x->fn, a[0], a[1], a[2]);
@@ -95,15 +108,18 @@ static void elementwise(Walk *w, const TOp *o, double times) {
     double v = vectors(w, ax, n, lane), ops = ex_ops(w, o->e);
     bool moves = o->op == TOP_LOAD || o->op == TOP_STORE || o->op == TOP_COPY || o->op == TOP_CAT;
     bool across = moves && ssd_nest_contiguous(w->p, o) && ssd_nest_contiguous(w->p, o) != lane;
-    if (moves) w->sum.memory += times * v * (across ? 3 : 1);
-    else ops += 1;
+    if (moves)
+        w->sum.memory += times * v * (across ? 3 : 1);
+    else
+        ops += 1;
     w->sum.vector += times * v * ops / 2;
 }
 
 static void block(Walk *w, const TBlock *b, double times) {
     for (const TOp *o = b->first; o; o = o->next) {
         switch ((TOpCode)o->op) {
-        case TOP_FOR: case TOP_EACH: {
+        case TOP_FOR:
+        case TOP_EACH: {
             double lo = eval(w, o->lo), hi = eval(w, o->hi);
             w->at[o->var] = (lo + hi - 1) / 2;
             if (hi > lo) block(w, &o->body, times * (hi - lo));
@@ -111,9 +127,18 @@ static void block(Walk *w, const TBlock *b, double times) {
         }
         case TOP_IF: block(w, &o->body, times); break;
         case TOP_MMA: product(w, o, times); break;
-        case TOP_LOAD: case TOP_STORE: case TOP_MAP: case TOP_REDUCE: case TOP_FILL: case TOP_COPY:
-        case TOP_CAT: case TOP_PUT: case TOP_SWAP: case TOP_PICK: {
-            if (o->op == TOP_MAP && w->p->vals.v[o->out].dtype == SSD_IDX) {  // the length of a packed sequence
+        case TOP_LOAD:
+        case TOP_STORE:
+        case TOP_MAP:
+        case TOP_REDUCE:
+        case TOP_FILL:
+        case TOP_COPY:
+        case TOP_CAT:
+        case TOP_PUT:
+        case TOP_SWAP:
+        case TOP_PICK: {
+            if (o->op == TOP_MAP &&
+                w->p->vals.v[o->out].dtype == SSD_IDX) { // the length of a packed sequence
                 for (u32 s = 0; s < w->p->syms.n; s++)
                     if (!strcmp(w->p->syms.v[s], "t")) w->at[o->out] = (double)w->sym[s];
             }
@@ -123,8 +148,10 @@ static void block(Walk *w, const TBlock *b, double times) {
         case TOP_SCAN: {
             const TVal *v = &w->p->vals.v[o->out];
             double n = extent(w, v->ax, v->naxes);
-            if (lane_of(w, o->out) == o->ax[0]) w->sum.serial += times * 4 * n;
-            else w->sum.vector += times * n / w->m->f32_lanes;
+            if (lane_of(w, o->out) == o->ax[0])
+                w->sum.serial += times * 4 * n;
+            else
+                w->sum.vector += times * n / w->m->f32_lanes;
             break;
         }
         case TOP_INV: {
@@ -132,8 +159,15 @@ static void block(Walk *w, const TBlock *b, double times) {
             w->sum.serial += times * q * q * q / 6 / w->m->f32_lanes;
             break;
         }
-        case TOP_AT: case TOP_SPLIT: case TOP_JOIN: case TOP_RENAME: case TOP_SLICE:
-        case TOP_YIELD: case TOP_BUF: case TOP_PREFETCH: case TOP__COUNT: break;
+        case TOP_AT:
+        case TOP_SPLIT:
+        case TOP_JOIN:
+        case TOP_RENAME:
+        case TOP_SLICE:
+        case TOP_YIELD:
+        case TOP_BUF:
+        case TOP_PREFETCH:
+        case TOP__COUNT: break;
         }
     }
 }
@@ -147,7 +181,8 @@ Cost ssd_cost(const Prog *p, const Machine *m, const i64 *sym) {
         for (int g = 0; g < k->ngrid; g++) {
             double n = eval(&w, k->grid[g].size);
             w.at[k->grid[g].var] = (n - 1) / 2;
-            bool seq = p->exs.v[k->grid[g].size].kind == EX_SYM && !strcmp(p->syms.v[p->exs.v[k->grid[g].size].sym], "s");
+            bool seq = p->exs.v[k->grid[g].size].kind == EX_SYM &&
+                       !strcmp(p->syms.v[p->exs.v[k->grid[g].size].sym], "s");
             times *= seq ? 1 : n;
         }
         block(&w, &k->body, times);

@@ -7,12 +7,14 @@
 #include "tile.h"
 
 typedef struct Cost {
-    double mma;     // products on the FMA units
-    double vector;  // elementwise work, exponentials and friends among it
-    double memory;  // vectors moved between tensors and scratch
-    double serial;  // chains along a vector's lanes (cumulative sums)
+    double mma;    // products on the FMA units
+    double vector; // elementwise work, exponentials and friends among it
+    double memory; // vectors moved between tensors and scratch
+    double serial; // chains along a vector's lanes (cumulative sums)
 } Cost;
-static inline double ssd_cost_clocks(const Cost *c) { return c->mma + c->vector + c->memory + c->serial; }
+static inline double ssd_cost_clocks(const Cost *c) {
+    return c->mma + c->vector + c->memory + c->serial;
+}
 
 // sym: values of p->syms. Loops whose bounds depend on a grid or loop variable count at its middle;
 // bounds read from memory (packed sequences) count as one sequence of #t tokens.

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // Graph -> T0: evaluating a pointwise cone at a place.
 //
-// A place (Ctx) says what each axis means there: `b` is a grid variable, `t` is row c*Q + j of a chunk,
-// `n` is a tile axis. Places nest as blocks do: kernel, time loop. A node is evaluated in the outermost
-// place that binds one of its axes, so what is constant over time lands before the loop by itself.
-// Pointwise nodes become one expression; one gets a name (a `map`) when it has several users or when it
-// would be repeated along an axis it does not have (softplus(dt) over p).
+// A place (Ctx) says what each axis means there: `b` is a grid variable, `t` is row c*Q + j of a
+// chunk, `n` is a tile axis. Places nest as blocks do: kernel, time loop. A node is evaluated in
+// the innermost place that binds one of its axes, so what is constant over time lands before the
+// loop by itself. Pointwise nodes become one expression; one gets a name (a `map`) when it has
+// several users or when it would be repeated along an axis it does not have (softplus(dt) over p).
 #include "lower.h"
 
 #include <math.h>
@@ -24,8 +24,10 @@ TOp *ssd_ctx_open(Lower *l, Ctx *c, const char *var, Ex lo, Ex hi, bool rev) {
 }
 
 void ssd_ctx_close(Ctx *c) {
-    if (c->block->last) c->block->last->next = c->tail.first;
-    else c->block->first = c->tail.first;
+    if (c->block->last)
+        c->block->last->next = c->tail.first;
+    else
+        c->block->first = c->tail.first;
     c->block->last = c->tail.last;
     c->tail = (TBlock){0};
 }
@@ -39,7 +41,7 @@ void ssd_ctx_bind(Lower *l, Ctx *c, AxisId x, Ex index) {
     c->index[x] = index;
     c->binds |= 1ull << x;
     if (g->axes.v[x].kind != AX_HEAD) return;
-    for (AxisId y = 1; y < g->axes.n; y++) {  // head i reads group i // (heads / groups)
+    for (AxisId y = 1; y < g->axes.n; y++) { // head i reads group i // (heads / groups)
         if (g->axes.v[y].kind != AX_GROUP) continue;
         i64 per = g->axes.v[x].size / g->axes.v[y].size;
         c->index[y] = ssd_lower_fn(l, FN_FDIV, index, idx(l, per));
@@ -112,7 +114,7 @@ int ssd_cone_indices(Lower *l, const Ctx *c, const AxisId *ax, int naxes, Ex out
     return n;
 }
 
-// The outermost place that binds an axis of the node.
+// The innermost place that binds an axis of the node: further in, nothing of it changes.
 static Ctx *place_of(const Lower *l, Ctx *c, Ref r) {
     const Node *n = &l->g->nodes.v[r];
     u64 axes = 0;
@@ -196,7 +198,7 @@ static Ctx *shifted(Lower *l, Ctx *c, i32 k) {
 
 static Ex cone_shift(Lower *l, Ctx *c, const Node *n) {
     Ex tau = time_ctx(l, c)->index[l->time], past = idx(l, 0);
-    if (n->arg[1]) {  // the window holds tokens -k..-1; at token tau < k entry tau is token tau - k
+    if (n->arg[1]) { // the window holds tokens -k..-1; at token tau < k entry tau is token tau - k
         AxisId w = n->a1;
         Ex keep = c->index[w];
         u64 bound = c->binds;
@@ -212,7 +214,7 @@ static Ex cone_shift(Lower *l, Ctx *c, const Node *n) {
     } else {
         past = ssd_ex_num(l->p, 0);
     }
-    if (l->g->step) return past;  // one token: every earlier one is in the window
+    if (l->g->step) return past; // one token: every earlier one is in the window
     Ctx *s = shifted(l, c, n->k);
     Ex then = ssd_cone(l, s, n->arg[0]);
     return ssd_ex_fn(l->p, FN_WHERE, ssd_lower_fn(l, FN_GE, tau, idx(l, n->k)), then, past);
@@ -337,18 +339,25 @@ static Ex cone_op(Lower *l, Ctx *c, Ref r) {
     case OP_CAST:
         if (n->dtype == SSD_F32) return ssd_cone(l, c, n->arg[0]);
         return ssd_ex_val(l->p, ssd_tile_map(&b, name, n->dtype, ssd_cone(l, c, n->arg[0])));
-    case OP_SUM: case OP_AMAX: case OP_FOLD:
+    case OP_SUM:
+    case OP_AMAX:
+    case OP_FOLD:
         if (over_heads(l, n)) return reduce_heads(l, c, n);
-        return ssd_ex_val(l->p, ssd_tile_reduce(&b, name, n->op == OP_AMAX, ssd_cone_tile_axis(l, n->a0),
-                                                ssd_cone(l, c, n->arg[0])));
+        return ssd_ex_val(l->p,
+                          ssd_tile_reduce(&b, name, n->op == OP_AMAX, ssd_cone_tile_axis(l, n->a0),
+                                          ssd_cone(l, c, n->arg[0])));
     case OP_CAT: return cone_cat(l, c, r);
     case OP_SLICE: return cone_slice(l, c, r);
     case OP_SWAP: return cone_swap(l, c, r);
-    case OP_SPREAD: return ssd_cone(l, c, n->arg[0]);  // the place binds groups with heads
+    case OP_SPREAD: return ssd_cone(l, c, n->arg[0]); // the place binds groups with heads
     case OP_SHIFT: return cone_shift(l, c, n);
-    case OP_SCAN: case OP_SSD: case OP_FINAL: case OP__COUNT: break;
+    case OP_SCAN:
+    case OP_SSD:
+    case OP_FINAL:
+    case OP__COUNT: break;
     }
-    SSD_BUG("node %u (%s) is not computed in stage %d", r, n->op == OP_SSD ? "ssd" : "state", l->stage);
+    SSD_BUG("node %u (%s) is not computed in stage %d", r, n->op == OP_SSD ? "ssd" : "state",
+            l->stage);
 }
 
 Ex ssd_cone(Lower *l, Ctx *c, Ref r) {
@@ -378,8 +387,9 @@ Val ssd_cone_rows(Lower *l, Ctx *c, Ref r, const char *name) {
     TB b = ssd_ctx_tb(l, t);
     Ex valid = t->valid ? t->valid : ssd_lower_fn(l, FN_GE, ssd_ex_axis(l->p, t->row), idx(l, 0));
     Ex zero = ssd_ex_num(l->p, 0), z = ssd_ex_fn(l->p, FN_WHERE, valid, e, zero);
-    if (t->row && !ssd_cone_has_tile_axis(l, z, t->row))  // folded: zero everywhere
-        z = ssd_lower_fn(l, FN_ADD, z, ssd_ex_val(l->p, ssd_tile_fill(&b, "zero", SSD_F32, zero, &t->row, 1)));
+    if (t->row && !ssd_cone_has_tile_axis(l, z, t->row)) // folded: zero everywhere
+        z = ssd_lower_fn(l, FN_ADD, z,
+                         ssd_ex_val(l->p, ssd_tile_fill(&b, "zero", SSD_F32, zero, &t->row, 1)));
     const Expr *v = &l->p->exs.v[z];
     return v->kind == EX_VAL ? v->val : ssd_tile_map(&b, name, SSD_F32, z);
 }

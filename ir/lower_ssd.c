@@ -1,31 +1,33 @@
 // SPDX-License-Identifier: Apache-2.0
 // Graph -> T0: the forms of one ssd operator (MATH: section 1).
 //
-//   recurrent  for t carry s: s = s*exp(l) + v k; y = sum over n of s q. The state is cut into rows of
+//   recurrent  for t carry s: s = s*exp(l) + v k; y = sum over n of s q. The state is cut into rows
+//   of
 //              `block` values; every row is a unit of the grid (for a step: a loop).
-//   chunked    for c carry s: y = (q k^T masked by L) v + exp(cs) q s; s = exp(cs_Q) s + (exp(cs_Q - cs) v) k
-//   quadratic  every chunk of queries against all chunks of keys before it; `gap` sums the decay of the
-//              chunks between, so exponents stay exact without a long cumsum. A final state is a kernel
-//              of its own.
-// Time runs over positions i = c*Q + j; the token is tau = i, or len-1-i where time is reversed (flip,
-// rev), and everything else is the same. With R and W the cumulative decays on the reading and the
-// writing side, L_ij = exp(R_i - W_j): both inclusive forward; both exclusive for `rev` (the decay acts
-// after the read); only R exclusive for read=before.
-// A vector decay (l with key features) or value-side decay (l with value features) does not factor out
-// of the scores: inside a chunk exp(R_i - W_j), always of an exponent <= 0 for decays <= 1, is formed
-// element by element under a reduce; between chunks it factors as before.
+//   chunked    for c carry s: y = (q k^T masked by L) v + exp(cs) q s; s = exp(cs_Q) s + (exp(cs_Q
+//   - cs) v) k quadratic  every chunk of queries against all chunks of keys before it; `gap` sums
+//   the decay of the
+//              chunks between, so exponents stay exact without a long cumsum. A final state is a
+//              kernel of its own.
+// Time runs over positions i = c*Q + j; the token is tau = i, or len-1-i where time is reversed
+// (flip, rev), and everything else is the same. With R and W the cumulative decays on the reading
+// and the writing side, L_ij = exp(R_i - W_j): both inclusive forward; both exclusive for `rev`
+// (the decay acts after the read); only R exclusive for read=before. A vector decay (l with key
+// features) or value-side decay (l with value features) does not factor out of the scores: inside a
+// chunk exp(R_i - W_j), always of an exponent <= 0 for decays <= 1, is formed element by element
+// under a reduce; between chunks it factors as before.
 #include "lower.h"
 
-typedef struct Op {  // one ssd being lowered
+typedef struct Op { // one ssd being lowered
     Lower *l;
     Ref r;
     const Node *n;
     SsdAxes ax;
     bool strict, reversed, read_excl, write_excl, decay;
-    bool decay_key, decay_value;  // the decay has key / value features
-    u8 i, j;                      // tile axes of queries and keys
-    i64 sub;                      // rows a block of a split cumulative sum; 0: plain
-    Ref final;                    // its final node, 0: not wanted
+    bool decay_key, decay_value; // the decay has key / value features
+    u8 i, j;                     // tile axes of queries and keys
+    i64 sub;                     // rows a block of a split cumulative sum; 0: plain
+    Ref final;                   // its final node, 0: not wanted
 } Op;
 
 static Ex fn(Op *o, FnCode f, Ex a, Ex b) { return ssd_lower_fn(o->l, f, a, b); }
@@ -53,7 +55,7 @@ static Op op_of(Lower *l, Ref r) {
     return o;
 }
 
-// --- Places ------------------------------------------------------------------------------------------
+// --- Places -------------------------------------------------------------------------------------
 
 static u8 row_axis(Lower *l, const char *want, i64 size) {
     const char *name = want;
@@ -94,7 +96,7 @@ static Ctx *kernel(Op *o, const char *name, TKernel **out) {
 
 static Ex chunks(Op *o) { return fn(o, FN_CDIV, ssd_lower_len(o->l), num(o, o->l->q)); }
 
-// --- Pieces ------------------------------------------------------------------------------------------
+// --- Pieces -------------------------------------------------------------------------------------
 
 static int state_axes(Op *o, u8 out[8]) {
     int n = 0;
@@ -124,9 +126,10 @@ static Val at_i(Op *o, TB *b, const char *name, Val v) {
 }
 
 typedef struct Decays {
-    Val r, w, rj, end;  // reading side by i, writing side by j, reading side by j, whole chunk
-    Val ld;             // the decays themselves, by j
-    Val to_end;         // from each write to the chunk's end, summed from there: exact where it matters, near 0
+    Val r, w, rj, end; // reading side by i, writing side by j, reading side by j, whole chunk
+    Val ld;            // the decays themselves, by j
+    Val to_end; // from each write to the chunk's end, summed from there: exact where it matters,
+                // near 0
 } Decays;
 
 static Decays decays(Op *o, Ctx *c) {
@@ -149,9 +152,11 @@ static Ex causal(Op *o, Ex gi, Ex gj) {
     return m;
 }
 
-// cumsum: split. The exponent R_i - W_j inside a chunk without the difference of two long sums: with rows
-// cut into blocks u of `sub`, loc the sum inside a block, rem the rest of j's block and tot a block's sum,
-//     R_i - W_j = loc_i - loc_j in one block, else loc_i + rem_j + sum of tot over the blocks between,
+// cumsum: split. The exponent R_i - W_j inside a chunk without the difference of two long sums:
+// with rows cut into blocks u of `sub`, loc the sum inside a block, rem the rest of j's block and
+// tot a block's sum,
+//     R_i - W_j = loc_i - loc_j in one block, else loc_i + rem_j + sum of tot over the blocks
+//     between,
 // where all terms have one sign. Returns M over (i j).
 static Val split_scores(Op *o, Ctx *c, Val log_decay, Val scores) {
     Lower *l = o->l;
@@ -165,7 +170,8 @@ static Val split_scores(Op *o, Ctx *c, Val log_decay, Val scores) {
     Val loc_j = o->write_excl ? excl : incl, read = o->read_excl ? excl : incl;
     Val loc_i = ssd_tile_rename(&b, NULL, ssd_tile_rename(&b, NULL, read, ju, iu), jy, ix);
     Val rem = ssd_tile_scan(&b, "rem", jy, ld, o->write_excl ? TF_REV : TF_REV | TF_EXCL);
-    Val tot = ssd_tile_rename(&b, NULL, ssd_tile_at(&b, "tot", incl, jy, num(o, o->sub - 1)), ju, jw);
+    Val tot =
+        ssd_tile_rename(&b, NULL, ssd_tile_at(&b, "tot", incl, jy, num(o, o->sub - 1)), ju, jw);
     Ex u = ssd_ex_axis(l->p, iu), v = ssd_ex_axis(l->p, ju), w = ssd_ex_axis(l->p, jw);
     Ex between = fn(o, FN_AND, fn(o, FN_LT, v, w), fn(o, FN_LT, w, u));
     Val mid = ssd_tile_reduce(&b, "mid", false, jw, where(o, between, val(o, tot), zero(o)));
@@ -206,7 +212,7 @@ static Val dot(Op *o, TB *b, const char *name, Val x, Val y) {
 // y += (q k^T masked and decayed by exp(expo)) v, for one block of queries and one of keys.
 static Val scores_times_value(Op *o, TB *b, Val qi, Val kj, Val vj, Ex mask, Ex expo, Val acc) {
     Prog *p = o->l->p;
-    if (o->decay_value) {  // exp has value features: y_ip = sum_j where(mask, S_ij v_jp exp(..), 0)
+    if (o->decay_value) { // exp has value features: y_ip = sum_j where(mask, S_ij v_jp exp(..), 0)
         Val s = dot(o, b, "S", qi, kj);
         Ex e = fn(o, FN_MUL, fn(o, FN_MUL, val(o, s), val(o, vj)), fn1(o, FN_EXP, expo));
         Val y = ssd_tile_reduce(b, "yd", false, o->j, where(o, mask, e, zero(o)));
@@ -215,7 +221,8 @@ static Val scores_times_value(Op *o, TB *b, Val qi, Val kj, Val vj, Ex mask, Ex 
     Ex m;
     if (o->decay_key) {
         Ex e = fn(o, FN_MUL, fn(o, FN_MUL, val(o, qi), val(o, kj)), fn1(o, FN_EXP, expo));
-        m = val(o, sum_over(o, b, "M", o->ax.key, o->ax.nkey, mask ? where(o, mask, e, zero(o)) : e));
+        m = val(o,
+                sum_over(o, b, "M", o->ax.key, o->ax.nkey, mask ? where(o, mask, e, zero(o)) : e));
     } else {
         m = val(o, dot(o, b, "S", qi, kj));
         if (expo) m = fn(o, FN_MUL, m, fn1(o, FN_EXP, expo));
@@ -228,10 +235,13 @@ static Val scores_times_value(Op *o, TB *b, Val qi, Val kj, Val vj, Ex mask, Ex 
 // What the rows read from the state: exp(R) (q . s).
 static Val read_state(Op *o, TB *b, Val qi, Val s, Val decay_i) {
     Ex q = val(o, qi);
-    if (o->decay_key) q = val(o, ssd_tile_map(b, "qe", SSD_F32, fn(o, FN_MUL, q, fn1(o, FN_EXP, val(o, decay_i)))));
+    if (o->decay_key)
+        q = val(o,
+                ssd_tile_map(b, "qe", SSD_F32, fn(o, FN_MUL, q, fn1(o, FN_EXP, val(o, decay_i)))));
     Val y = dot(o, b, "yi", o->l->p->exs.v[q].val, s);
     if (!decay_i || o->decay_key) return y;
-    return ssd_tile_map(b, "ys", SSD_F32, fn(o, FN_MUL, val(o, y), fn1(o, FN_EXP, val(o, decay_i))));
+    return ssd_tile_map(b, "ys", SSD_F32,
+                        fn(o, FN_MUL, val(o, y), fn1(o, FN_EXP, val(o, decay_i))));
 }
 
 // The state after the chunk.
@@ -239,10 +249,13 @@ static Val write_state(Op *o, TB *b, Val kj, Val vj, Val s, Decays d) {
     Val k = kj, v = vj;
     if (!o->decay) return ssd_tile_mma(b, "s1", SSD_F32, v, k, s, NULL, 0);
     Ex w = fn1(o, FN_EXP, val(o, d.to_end));
-    if (o->decay_key && o->decay_value) SSD_BUG("a decay over key and value features does not factor");
+    if (o->decay_key && o->decay_value)
+        SSD_BUG("a decay over key and value features does not factor");
     if (!o->decay_key && !o->decay_value) w = val(o, ssd_tile_map(b, "wj", SSD_F32, w));
-    if (o->decay_key) k = ssd_tile_map(b, "kw", SSD_F32, fn(o, FN_MUL, val(o, k), w));
-    else v = ssd_tile_map(b, "vw", SSD_F32, fn(o, FN_MUL, val(o, v), w));
+    if (o->decay_key)
+        k = ssd_tile_map(b, "kw", SSD_F32, fn(o, FN_MUL, val(o, k), w));
+    else
+        v = ssd_tile_map(b, "vw", SSD_F32, fn(o, FN_MUL, val(o, v), w));
     Ex end = val(o, d.end);
     bool scalar = !o->decay_key && !o->decay_value;
     Ex decay = fn1(o, FN_EXP, end);
@@ -264,7 +277,7 @@ static void set_output(Op *o, Ctx *c, Val y) {
     ssd_cone_stores(o->l, c, false);
 }
 
-// --- Chunked -----------------------------------------------------------------------------------------
+// --- Chunked ------------------------------------------------------------------------------------
 
 // The loop over chunks that carries the state; with_output also reads it.
 static Val walk(Op *o, Ctx *k, Ex init, bool with_output) {
@@ -283,8 +296,10 @@ static Val walk(Op *o, Ctx *k, Ex init, bool with_output) {
         Ex expo = o->decay ? fn(o, FN_SUB, val(o, d.r), val(o, d.w)) : 0;
         Val ys = read_state(o, &b, qi, s, o->decay ? d.r : 0), y;
         if (o->sub && !o->decay_key && !o->decay_value)
-            y = ssd_tile_mma(&b, "y_", SSD_F32, split_scores(o, c, d.ld, dot(o, &b, "S", qi, kj)), vj, ys, NULL, 0);
-        else y = scores_times_value(o, &b, qi, kj, vj, mask, expo, ys);
+            y = ssd_tile_mma(&b, "y_", SSD_F32, split_scores(o, c, d.ld, dot(o, &b, "S", qi, kj)),
+                             vj, ys, NULL, 0);
+        else
+            y = scores_times_value(o, &b, qi, kj, vj, mask, expo, ys);
         set_output(o, c, y);
     }
     Ex next = val(o, write_state(o, &b, kj, vj, s, d));
@@ -317,9 +332,10 @@ static void full(Op *o) {
     finish(o, k, k->block, s);
 }
 
-// --- Quadratic ---------------------------------------------------------------------------------------
+// --- Quadratic ----------------------------------------------------------------------------------
 
-// First key chunk that query chunk u can see through a band of width w: floor((u*Q - w + 1) / Q), at least 0.
+// First key chunk that query chunk u can see through a band of width w: floor((u*Q - w + 1) / Q),
+// at least 0.
 static Ex first_chunk(Op *o, Ex u) {
     if (!o->n->k) return num(o, 0);
     Ex e = fn(o, FN_SUB, fn(o, FN_MUL, u, num(o, o->l->q)), num(o, o->n->k - 1));
@@ -330,7 +346,8 @@ static void quadratic_rows(Op *o, Ctx *k, Ex u, TBlock *block) {
     Lower *l = o->l;
     bool is_full = o->n->flags & SSD_FULL;
     Ex q = num(o, l->q);
-    Ctx *cq = tokens(o, k, block, fn(o, FN_ADD, fn(o, FN_MUL, u, q), ssd_ex_axis(l->p, o->j)), o->j);
+    Ctx *cq =
+        tokens(o, k, block, fn(o, FN_ADD, fn(o, FN_MUL, u, q), ssd_ex_axis(l->p, o->j)), o->j);
     TB bq = ssd_ctx_tb(l, cq);
     Val qi = at_i(o, &bq, "qi", ssd_cone_rows(l, cq, o->n->arg[0], "q"));
     Decays dq = {0};
@@ -346,7 +363,8 @@ static void quadratic_rows(Op *o, Ctx *k, Ex u, TBlock *block) {
         const AxisId *f = o->decay_key ? o->ax.key : o->ax.value;
         int nf = o->decay_key ? o->ax.nkey : o->ax.nvalue;
         for (int d = 0; d < nf; d++)
-            if (ssd_graph_has_axis(l->g, o->n->arg[3], f[d])) ax[nax++] = ssd_cone_tile_axis(l, f[d]);
+            if (ssd_graph_has_axis(l->g, o->n->arg[3], f[d]))
+                ax[nax++] = ssd_cone_tile_axis(l, f[d]);
         gap0 = val(o, ssd_tile_fill(&bq, "gap0", SSD_F32, zero(o), ax, nax));
     }
     Ex hi = is_full ? chunks(o) : fn(o, FN_ADD, u, num(o, 1));
@@ -359,7 +377,8 @@ static void quadratic_rows(Op *o, Ctx *k, Ex u, TBlock *block) {
     TB b = ssd_ctx_tb(l, ck);
     Val kj = ssd_cone_rows(l, ck, o->n->arg[1], "k"), vj = ssd_cone_rows(l, ck, o->n->arg[2], "v");
     Ex same = fn(o, FN_EQ, v, u), expo = 0, next[2];
-    Ex gi = fn(o, FN_ADD, fn(o, FN_MUL, u, q), ssd_ex_axis(l->p, o->i)), gj = chunk_pos(o, loop->var);
+    Ex gi = fn(o, FN_ADD, fn(o, FN_MUL, u, q), ssd_ex_axis(l->p, o->i)),
+       gj = chunk_pos(o, loop->var);
     if (o->decay) {
         Decays d = decays(o, ck);
         Ex inside = fn(o, FN_SUB, val(o, dq.r), val(o, d.w));
@@ -369,13 +388,15 @@ static void quadratic_rows(Op *o, Ctx *k, Ex u, TBlock *block) {
         Val g1 = ssd_tile_map(&b, "gap1", SSD_F32, next[1]);
         next[1] = val(o, g1);
     }
-    next[0] = val(o, scores_times_value(o, &b, qi, kj, vj, is_full ? 0 : causal(o, gi, gj), expo, y));
+    next[0] =
+        val(o, scores_times_value(o, &b, qi, kj, vj, is_full ? 0 : causal(o, gi, gj), expo, y));
     ssd_tile_yield(&b, next, o->decay ? 2 : 1);
     ssd_ctx_close(cq);
-    if (o->n->arg[4]) {  // the initial state, through all the decay before this block
+    if (o->n->arg[4]) { // the initial state, through all the decay before this block
         Ex init = initial_state(o, k);
         Val s0 = l->p->exs.v[init].val, di = 0;
-        if (o->decay) di = ssd_tile_map(&bq, "ri", SSD_F32, fn(o, FN_ADD, val(o, dq.r), val(o, gap)));
+        if (o->decay)
+            di = ssd_tile_map(&bq, "ri", SSD_F32, fn(o, FN_ADD, val(o, dq.r), val(o, gap)));
         Val yi = read_state(o, &bq, qi, s0, di);
         y = ssd_tile_map(&bq, "yt", SSD_F32, fn(o, FN_ADD, val(o, y), val(o, yi)));
     }
@@ -403,14 +424,15 @@ static void quadratic(Op *o) {
     ssd_ctx_close(k);
 }
 
-// --- Recurrent ---------------------------------------------------------------------------------------
+// --- Recurrent ----------------------------------------------------------------------------------
 
 // Whether the stage computes each value feature by itself, so that it may be cut into blocks.
 static bool features_apart(Op *o, AxisId p) {
     Lower *l = o->l;
     for (Ref r = 1; r < l->g->nodes.n; r++) {
         const Node *n = &l->g->nodes.v[r];
-        bool names = (n->op == OP_SUM || n->op == OP_AMAX || n->op == OP_CAT || n->op == OP_SLICE || n->op == OP_SWAP) &&
+        bool names = (n->op == OP_SUM || n->op == OP_AMAX || n->op == OP_CAT || n->op == OP_SLICE ||
+                      n->op == OP_SWAP) &&
                      (n->a0 == p || n->a1 == p);
         if (names) return false;
     }
@@ -437,10 +459,12 @@ static Val one_token(Op *o, Ctx *c, Val s, bool read) {
         a = val(o, ssd_cone_named(l, c, "decay", e));
         decayed = fn(o, FN_MUL, old, a);
     }
-    bool late = o->n->time == TIME_REV;  // write, read, decay
+    bool late = o->n->time == TIME_REV; // write, read, decay
     Val s1 = ssd_tile_map(&b, "s1", SSD_F32, fn(o, FN_ADD, late ? old : decayed, kv));
-    if (late || (o->n->flags & SSD_READ_BEFORE)) seen = o->strict ? old : val(o, s1);
-    else seen = o->strict ? decayed : val(o, s1);
+    if (late || (o->n->flags & SSD_READ_BEFORE))
+        seen = o->strict ? old : val(o, s1);
+    else
+        seen = o->strict ? decayed : val(o, s1);
     if (read) read_token(o, c, seen);
     if (late && a) s1 = ssd_tile_map(&b, "s2", SSD_F32, fn(o, FN_MUL, val(o, s1), a));
     return s1;
@@ -451,7 +475,8 @@ static Ctx *blocked(Op *o, Ctx *up, TBlock *block, Ex pb, i64 block_rows) {
     Lower *l = o->l;
     Ctx *c = ssd_ctx_new(l, up, block);
     AxisId p = o->ax.value[0];
-    u8 tile = row_axis(l, ssd_arena_printf(l->a, "%s%d", l->g->axes.v[p].name, (int)block_rows), block_rows);
+    u8 tile = row_axis(l, ssd_arena_printf(l->a, "%s%d", l->g->axes.v[p].name, (int)block_rows),
+                       block_rows);
     l->tile_of[p] = tile;
     Ex first = fn(o, FN_MUL, pb, num(o, block_rows));
     ssd_ctx_bind(l, c, p, fn(o, FN_ADD, first, ssd_ex_axis(l->p, tile)));
@@ -492,7 +517,8 @@ static void recurrent(Op *o) {
     Ctx *k = kernel(o, "recur", &t), *place = k;
     i64 cut = block_rows_of(o);
     if (cut)
-        place = blocked(o, k, k->block, val(o, ssd_lower_grid(l, t, "pb", block_count(o, cut))), cut);
+        place =
+            blocked(o, k, k->block, val(o, ssd_lower_grid(l, t, "pb", block_count(o, cut))), cut);
     bool is_full = o->n->flags & SSD_FULL;
     Ex s0 = initial_state(o, place);
     TOp *loop = ssd_ctx_open(l, place, "i", num(o, 0), ssd_lower_len(l), false);
@@ -503,7 +529,7 @@ static void recurrent(Op *o) {
     if (!is_full) ssd_cone_stores(l, c, false);
     ssd_tile_yield(&lb, &next, 1);
     ssd_ctx_close(place);
-    if (is_full) {  // written in the first walk, read in the second
+    if (is_full) { // written in the first walk, read in the second
         TOp *again = ssd_ctx_open(l, place, "i2", num(o, 0), ssd_lower_len(l), false);
         Ctx *c2 = tokens(o, place, &again->body, val(o, again->var), 0);
         read_token(o, c2, val(o, s));
@@ -517,10 +543,15 @@ void ssd_lower_ssd(Lower *l, Ref r) {
     Op o = op_of(l, r);
     Form f = l->u->schedule.form;
     bool is_full = o.n->flags & SSD_FULL;
-    if (l->g->step) step(&o);
-    else if (f == FORM_RECURRENT) recurrent(&o);
-    else if (f == FORM_QUADRATIC || o.n->k) quadratic(&o);
-    else if (is_full) full(&o);
-    else chunked(&o);
+    if (l->g->step)
+        step(&o);
+    else if (f == FORM_RECURRENT)
+        recurrent(&o);
+    else if (f == FORM_QUADRATIC || o.n->k)
+        quadratic(&o);
+    else if (is_full)
+        full(&o);
+    else
+        chunked(&o);
     memset(l->tile_of, 0, sizeof l->tile_of);
 }

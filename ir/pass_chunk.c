@@ -5,8 +5,8 @@
 //   after   kernel scan grid b=#b h=24                       (T0, IR.md C.1)
 //             for c in 0..cdiv(#t, 64) carry s=s0 ..
 //
-// Needs: form (a schedule without open choices). Keeps: the meaning, checked against the graph by the
-// tile interpreter. This file makes tensors and kernels and the stages that hold no ssd;
+// Needs: form (a schedule without open choices). Keeps: the meaning, checked against the graph by
+// the tile interpreter. This file makes tensors and kernels and the stages that hold no ssd;
 // pass_fuse.c, lower_cone.c and lower_ssd.c do the rest.
 #include "lower.h"
 
@@ -65,7 +65,7 @@ static void tensors(Lower *l) {
         }
 }
 
-// --- Kernels -------------------------------------------------------------------------------------------
+// --- Kernels ------------------------------------------------------------------------------------
 
 Val ssd_lower_grid(Lower *l, TKernel *k, const char *name, Ex size) {
     Val v = ssd_prog_val(l->p, name, SSD_IDX, NULL, 0);
@@ -136,7 +136,7 @@ static u8 row_axis(Lower *l) {
     return ssd_prog_axis(l->p, ssd_graph_find_axis(l->g, "j") ? "j_row" : "j", l->q);
 }
 
-// --- Stages without an ssd -------------------------------------------------------------------------------
+// --- Stages without an ssd ----------------------------------------------------------------------
 
 // Cumulative sum or maximum over time, chunk by chunk, to workspace.
 static void lower_scan(Lower *l, Ref r) {
@@ -154,9 +154,11 @@ static void lower_scan(Lower *l, Ref r) {
     TB kb = ssd_ctx_tb(l, k);
     Ex none = ssd_ex_num(l->p, max ? -INFINITY : 0);
     Ex init = n.arg[1] ? ssd_ex_val(l->p, ssd_cone_val(l, k, n.arg[1])) : none;
-    if (nax) {  // a carry has all the axes from the start
+    if (nax) { // a carry has all the axes from the start
         Ex z = ssd_ex_val(l->p, ssd_tile_fill(&kb, "c0", SSD_F32, none, ax, nax));
-        if (n.arg[1]) z = ssd_ex_val(l->p, ssd_tile_map(&kb, "c0", SSD_F32, ssd_lower_fn(l, max ? FN_MAX : FN_ADD, z, init)));
+        if (n.arg[1])
+            z = ssd_ex_val(l->p, ssd_tile_map(&kb, "c0", SSD_F32,
+                                              ssd_lower_fn(l, max ? FN_MAX : FN_ADD, z, init)));
         init = z;
     }
     FnCode join = max ? FN_MAX : FN_ADD;
@@ -182,12 +184,14 @@ static void lower_scan(Lower *l, Ref r) {
         TB b = ssd_ctx_tb(l, c);
         Val v = ssd_cone_rows(l, c, n.arg[0], "e");
         if (max) {
-            Ex w = ssd_ex_fn(l->p, FN_WHERE, c->valid, ssd_ex_val(l->p, v), ssd_ex_num(l->p, -INFINITY));
+            Ex w = ssd_ex_fn(l->p, FN_WHERE, c->valid, ssd_ex_val(l->p, v),
+                             ssd_ex_num(l->p, -INFINITY));
             v = ssd_tile_map(&b, NULL, SSD_F32, w);
         }
         Val local = ssd_tile_scan(&b, "cj", j, v, max ? TF_MAX : 0);
-        Val sum = ssd_tile_map(&b, "sum", SSD_F32,
-                               ssd_lower_fn(l, join, ssd_ex_val(l->p, local), ssd_ex_val(l->p, last)));
+        Val sum =
+            ssd_tile_map(&b, "sum", SSD_F32,
+                         ssd_lower_fn(l, join, ssd_ex_val(l->p, local), ssd_ex_val(l->p, last)));
         ssd_cone_set(l, c, r, sum);
         ssd_cone_stores(l, c, false);
         Ex next = ssd_ex_val(l->p, ssd_tile_at(&b, "next", sum, j, ssd_ex_int(l->p, l->q - 1)));
@@ -239,7 +243,8 @@ static void lower_point(Lower *l, Stage *s) {
     AxisId heads[8];
     int nh = head_axes(g, o->ax, o->naxes, heads);
     Ctx *k;
-    TKernel *t = ssd_lower_kernel(l, "point", has(o->ax, o->naxes, l->batch) ? l->batch : 0, heads, nh, &k);
+    TKernel *t =
+        ssd_lower_kernel(l, "point", has(o->ax, o->naxes, l->batch) ? l->batch : 0, heads, nh, &k);
     Ctx *c = ssd_ctx_new(l, k, k->block);
     if (!has(o->ax, o->naxes, l->time)) {
         ssd_cone_stores(l, c, false);
@@ -263,10 +268,10 @@ static void lower_point(Lower *l, Stage *s) {
     }
 }
 
-// --- States in place -----------------------------------------------------------------------------------
-// A final state may lie where its initial state lies (alias). A kernel that overwrites one must then come
-// after every other kernel that reads it. Such kernels write nothing that is read again, so they go last;
-// where two of them read one another's, the outputs lose the right to share.
+// --- States in place ----------------------------------------------------------------------------
+// A final state may lie where its initial state lies (alias). A kernel that overwrites one must
+// then come after every other kernel that reads it. Such kernels write nothing that is read again,
+// so they go last; where two of them read one another's, the outputs lose the right to share.
 
 static void touch(const Prog *p, const TBlock *b, bool *reads, bool *writes) {
     for (const TOp *o = b->first; o; o = o->next) {
@@ -307,15 +312,18 @@ static void order_states(Lower *l) {
         t[i] = (Touch){NEWN(l->a, bool, p->tensors.n), NEWN(l->a, bool, p->tensors.n)};
         touch(p, &p->kernels.v[i].body, t[i].reads, t[i].writes);
     }
-    while (done < n) {  // the first kernel that overwrites nothing the others still read
+    while (done < n) { // the first kernel that overwrites nothing the others still read
         u32 next = n, first = n;
         for (u32 i = 0; i < n && next == n; i++) {
             if (placed[i]) continue;
             if (first == n) first = i;
             bool waits = false;
-            for (u32 j = 0; j < n; j++) waits |= j != i && !placed[j] && clobbers(p, &t[i], &t[j], &which);
-            if (!waits) next = i;
-            else if (writes_ws(p, &t[i])) break;  // what follows may read it
+            for (u32 j = 0; j < n; j++)
+                waits |= j != i && !placed[j] && clobbers(p, &t[i], &t[j], &which);
+            if (!waits)
+                next = i;
+            else if (writes_ws(p, &t[i]))
+                break; // what follows may read it
         }
         if (next == n) next = first;
         placed[next] = true;
@@ -326,7 +334,8 @@ static void order_states(Lower *l) {
     memcpy(p->kernels.v, k, n * sizeof *k);
     for (u32 i = 0; i < n; i++)
         for (u32 j = i + 1; j < n; j++)
-            while (clobbers(p, &t[order[i]], &t[order[j]], &which)) p->tensors.v[which].alias = NULL;
+            while (clobbers(p, &t[order[i]], &t[order[j]], &which))
+                p->tensors.v[which].alias = NULL;
 }
 
 bool ssd_pass_chunk(Unit *u) {

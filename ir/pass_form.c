@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // form: fills the schedule's open choices, or refuses a schedule that does not fit with a reason.
 //
-// On CPUs the chunked form with Q = 64 is fastest for scalar decays (products run near the FMA peak and
-// the triangle costs little); a decay that does not factor forms its scores element by element, where
-// short chunks do less work; a band is quadratic inside its width; a step is one token of the recurrence.
+// On CPUs the chunked form with Q = 64 is fastest for scalar decays (products run near the FMA peak
+// and the triangle costs little); a decay that does not factor forms its scores element by element,
+// where short chunks do less work; a band is quadratic inside its width; a step is one token of the
+// recurrence.
 #include "pass.h"
 
 static const char *const reasons[] = {
@@ -49,7 +50,8 @@ static int spec_chunk(const char *s, int want) {
         int v = 0;
         while (*s && (*s < '0' || *s > '9')) s++;
         while (*s >= '0' && *s <= '9') v = v * 10 + (*s++ - '0');
-        if (v && (!best || (v > want ? v - want : want - v) < (best > want ? best - want : want - best)))
+        if (v &&
+            (!best || (v > want ? v - want : want - v) < (best > want ? best - want : want - best)))
             best = v;
     }
     return best;
@@ -66,12 +68,14 @@ bool ssd_pass_form(Unit *u) {
         return refuse(u, REASON_FORM_BAND);
     if (f.both && (s->form == FORM_QUADRATIC || s->form == FORM_CHUNKED))
         return refuse(u, REASON_FORM_DECAY_PV);
-    if (s->form == FORM_AUTO) s->form = f.both ? FORM_RECURRENT : f.band ? FORM_QUADRATIC : FORM_CHUNKED;
+    if (s->form == FORM_AUTO)
+        s->form = f.both ? FORM_RECURRENT : f.band ? FORM_QUADRATIC : FORM_CHUNKED;
     int want = f.vector_decay ? 16 : 64;
     if (!s->q) s->q = spec_chunk(u->graph->chunk, want);
     if (!s->q) s->q = want;
     if (s->q < 1 || s->q > 1024) return refuse(u, REASON_CHUNK_RANGE);
-    bool gpu = u->machine && u->machine->gpu;  // a step's whole head at once; tensor cores form scores again
+    bool gpu = u->machine &&
+               u->machine->gpu; // a step's whole head at once; tensor cores form scores again
     if (!s->block) s->block = gpu && u->graph->step ? 64 : 8;
     if (s->hoist < 0) s->hoist = s->form == FORM_CHUNKED && !gpu;
     return memcmp(&asked, s, sizeof asked) != 0;

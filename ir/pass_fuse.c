@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// Which nodes become one kernel ("stage"). Pointwise nodes and reductions over features are cones: they
-// are computed wherever they are wanted, as often as they are wanted. An ssd, a scan over time and the
-// window of a shift each make a stage; what follows an ssd pointwise joins its stage. Where a value of
-// one stage is wanted in another (a second operator, a shift, a sum over heads), it goes through a
-// workspace tensor. Stages stand in an order in which every reader comes after its writer.
+// Which nodes become one kernel ("stage"). Pointwise nodes and reductions over features are cones:
+// they are computed wherever they are wanted, as often as they are wanted. An ssd, a scan over time
+// and the window of a shift each make a stage; what follows an ssd pointwise joins its stage. Where
+// a value of one stage is wanted in another (a second operator, a shift, a sum over heads), it goes
+// through a workspace tensor. Stages stand in an order in which every reader comes after its
+// writer.
 #include "lower.h"
-
 
 static bool has_axis(const Node *n, AxisId x) {
     for (int i = 0; i < n->naxes; i++)
@@ -52,12 +52,14 @@ static bool fits(const Lower *l, const Node *n, int stage) {
     return (!ax.head || has_axis(n, ax.head));
 }
 
-static bool crosses(const Lower *l, const Node *n) {  // reads other places of the grid than its own
+static bool crosses(const Lower *l, const Node *n) { // reads other places of the grid than its own
     AxisKind k = l->g->axes.v[n->a0].kind;
     switch (n->op) {
     case OP_SHIFT: return true;
-    case OP_SPREAD: case OP_FOLD: return true;
-    case OP_SUM: case OP_AMAX: return k == AX_HEAD || k == AX_GROUP;
+    case OP_SPREAD:
+    case OP_FOLD: return true;
+    case OP_SUM:
+    case OP_AMAX: return k == AX_HEAD || k == AX_GROUP;
     default: return false;
     }
 }
@@ -76,7 +78,8 @@ static void place_pointwise(Lower *l, Ref r) {
         loop |= inner && !l->at_end[o];
     }
     bool timed = l->time && has_axis(n, l->time);
-    if (stage < 0 || after >= stage || crosses(l, n) || !fits(l, n, stage) || (end && (loop || timed))) {
+    if (stage < 0 || after >= stage || crosses(l, n) || !fits(l, n, stage) ||
+        (end && (loop || timed))) {
         cut(l, r);
         return;
     }
@@ -130,8 +133,12 @@ void ssd_lower_stages(Lower *l) {
         const Node *d = &g->nodes.v[r];
         l->home[r] = l->after[r] = -1;
         switch (d->op) {
-        case OP_IN: case OP_CONST: case OP_INDEX: case OP_SIZE: break;
-        case OP_SSD: case OP_SCAN:
+        case OP_IN:
+        case OP_CONST:
+        case OP_INDEX:
+        case OP_SIZE: break;
+        case OP_SSD:
+        case OP_SCAN:
             cut(l, r);
             l->home[r] = new_stage(l, d->op == OP_SSD ? STAGE_SSD : STAGE_SCAN, r);
             if (d->op == OP_SCAN) to_ws(l, r);

@@ -1,28 +1,32 @@
 // SPDX-License-Identifier: Apache-2.0
 // hoist: what the heads of a group share is computed once a group, by a kernel of its own.
 //
-//   before  kernel scan grid b=#b h=24                    after  ws S_ws f32[#b 1 cdiv(#t, 64) 64 64]
-//             for c in 0..cdiv(#t, 64) carry s=h0_               kernel group grid b=#b u=1 c=cdiv(#t, 64)
-//               B_ = load B[b, c*64+j, h//24, n]                   .. S = mma C_ B_ ; store S_ws[b, u, c, i, j] = S
-//               S = mma C_ B_ : f32[i j]                         kernel scan .. S = load S_ws[b, h//24, c, i, j]
+//   before  kernel scan grid b=#b h=24                    after  ws S_ws f32[#b 1 cdiv(#t, 64) 64
+//   64]
+//             for c in 0..cdiv(#t, 64) carry s=h0_               kernel group grid b=#b u=1
+//             c=cdiv(#t, 64)
+//               B_ = load B[b, c*64+j, h//24, n]                   .. S = mma C_ B_ ; store S_ws[b,
+//               u, c, i, j] = S S = mma C_ B_ : f32[i j]                         kernel scan .. S =
+//               load S_ws[b, h//24, c, i, j]
 //
-// A value of a loop over chunks is shared when it reaches the head only through h//(heads a group) and
-// depends on no carry. What goes to workspace: the last shared values that a product made. Values that
-// nothing uses any more are dropped. Needs: T0 from chunk. Keeps: every number, bit for bit.
+// A value of a loop over chunks is shared when it reaches the head only through h//(heads a group)
+// and depends on no carry. What goes to workspace: the last shared values that a product made.
+// Values that nothing uses any more are dropped. Needs: T0 from chunk. Keeps: every number, bit for
+// bit.
 #include "pass.h"
 
 typedef struct Hoist {
     Unit *u;
     Prog *p;
-    Val head;     // the grid variable of heads
-    i64 per;      // heads a group
-    bool *own;    // [val] differs between the heads of a group, or is carried
-    bool *made;   // [val] descends from a product
-    bool *reads;  // [val] read by something that is not shared (or outside the loop)
-    Val *clone;   // [val] the value in the new kernel
+    Val head;    // the grid variable of heads
+    i64 per;     // heads a group
+    bool *own;   // [val] differs between the heads of a group, or is carried
+    bool *made;  // [val] descends from a product
+    bool *reads; // [val] read by something that is not shared (or outside the loop)
+    Val *clone;  // [val] the value in the new kernel
 } Hoist;
 
-// --- What depends on what --------------------------------------------------------------------------------
+// --- What depends on what -----------------------------------------------------------------------
 
 static bool ex_own(const Hoist *h, Ex e) {
     if (!e) return false;
@@ -35,11 +39,14 @@ static bool ex_own(const Hoist *h, Ex e) {
         return false;
     case EX_FN: {
         const Expr *a = &h->p->exs.v[x->arg[0]], *b = x->arg[1] ? &h->p->exs.v[x->arg[1]] : NULL;
-        if (x->fn == FN_FDIV && a->kind == EX_VAL && a->val == h->head && b->kind == EX_NUM && b->num == (double)h->per)
+        if (x->fn == FN_FDIV && a->kind == EX_VAL && a->val == h->head && b->kind == EX_NUM &&
+            b->num == (double)h->per)
             return false;
         return ex_own(h, x->arg[0]) || ex_own(h, x->arg[1]) || ex_own(h, x->arg[2]);
     }
-    case EX_NUM: case EX_AXIS: case EX_SYM: return false;
+    case EX_NUM:
+    case EX_AXIS:
+    case EX_SYM: return false;
     }
     return false;
 }
@@ -124,7 +131,7 @@ static void mark_reads(Hoist *h, TBlock *b) {
     }
 }
 
-// --- Moving -------------------------------------------------------------------------------------------------
+// --- Moving -------------------------------------------------------------------------------------
 
 typedef struct Subst {
     Hoist *h;
@@ -173,7 +180,7 @@ static void close_over(Hoist *h, TBlock *b, bool *wanted) {
         if (ops[n]->out && wanted[ops[n]->out]) op_vals(h->p, ops[n], need, wanted);
 }
 
-static bool closed(const Prog *p, Ex e) {  // over symbols and numbers only
+static bool closed(const Prog *p, Ex e) { // over symbols and numbers only
     const Expr *x = &p->exs.v[e];
     if (x->kind == EX_VAL || x->kind == EX_LOAD || x->kind == EX_AXIS) return false;
     for (int i = 0; x->kind == EX_FN && i < 3; i++)
@@ -181,11 +188,11 @@ static bool closed(const Prog *p, Ex e) {  // over symbols and numbers only
     return true;
 }
 
-// Rows of workspace for a loop of chunks. Over a whole sequence: chunk c. Over a packed sequence with
-// first row lo: lo//Q + s + c, which no two sequences share, below #t//Q + #s.
+// Rows of workspace for a loop of chunks. Over a whole sequence: chunk c. Over a packed sequence
+// with first row lo: lo//Q + s + c, which no two sequences share, below #t//Q + #s.
 typedef struct Chunks {
     bool packed;
-    Ex count, first;  // workspace rows; first row of this sequence (packed)
+    Ex count, first; // workspace rows; first row of this sequence (packed)
 } Chunks;
 
 static bool chunks_of(Hoist *h, TKernel *k, TOp *loop, Chunks *out) {
@@ -198,21 +205,27 @@ static bool chunks_of(Hoist *h, TKernel *k, TOp *loop, Chunks *out) {
     for (TOp *o = k->body.first; o; o = o->next)
         if (o->op == TOP_LOAD && !lo && p->vals.v[o->out].dtype == SSD_IDX) lo = o->out;
     for (int i = 0; i < k->ngrid; i++)
-        if (p->exs.v[k->grid[i].size].kind == EX_SYM && !strcmp(p->syms.v[p->exs.v[k->grid[i].size].sym], "s"))
+        if (p->exs.v[k->grid[i].size].kind == EX_SYM &&
+            !strcmp(p->syms.v[p->exs.v[k->grid[i].size].sym], "s"))
             seq = k->grid[i].var;
     if (!lo || !seq) return false;
     Ex q = hi->arg[1];
     out->packed = true;
-    out->count = ssd_ex_fn(p, FN_ADD, ssd_ex_fn(p, FN_FDIV, ssd_ex_sym(p, "t"), q, 0), ssd_ex_sym(p, "s"), 0);
-    out->first = ssd_ex_fn(p, FN_ADD, ssd_ex_fn(p, FN_FDIV, ssd_ex_val(p, lo), q, 0), ssd_ex_val(p, seq), 0);
+    out->count = ssd_ex_fn(p, FN_ADD, ssd_ex_fn(p, FN_FDIV, ssd_ex_sym(p, "t"), q, 0),
+                           ssd_ex_sym(p, "s"), 0);
+    out->first =
+        ssd_ex_fn(p, FN_ADD, ssd_ex_fn(p, FN_FDIV, ssd_ex_val(p, lo), q, 0), ssd_ex_val(p, seq), 0);
     return true;
 }
 
-static int ws_index(Prog *p, const TKernel *k, Val head, Ex group, Ex row, Chunks c, const TVal *v, Ex out[8]) {
+static int ws_index(Prog *p, const TKernel *k, Val head, Ex group, Ex row, Chunks c, const TVal *v,
+                    Ex out[8]) {
     int n = 0;
     for (int i = 0; i < k->ngrid; i++) {
-        if (k->grid[i].var == head) out[n++] = group;
-        else if (!c.packed) out[n++] = ssd_ex_val(p, k->grid[i].var);
+        if (k->grid[i].var == head)
+            out[n++] = group;
+        else if (!c.packed)
+            out[n++] = ssd_ex_val(p, k->grid[i].var);
     }
     out[n++] = row;
     for (int i = 0; i < v->naxes; i++) out[n++] = ssd_ex_axis(p, v->ax[i]);
@@ -225,8 +238,10 @@ static u16 workspace(Hoist *h, const TKernel *k, Val v, Chunks c) {
     int n = 0;
     for (int i = 0; i < k->ngrid; i++) {
         Ex size = k->grid[i].size;
-        if (k->grid[i].var == h->head) dim[n++] = ssd_ex_int(p, (i64)p->exs.v[size].num / h->per);
-        else if (!c.packed) dim[n++] = size;
+        if (k->grid[i].var == h->head)
+            dim[n++] = ssd_ex_int(p, (i64)p->exs.v[size].num / h->per);
+        else if (!c.packed)
+            dim[n++] = size;
     }
     dim[n++] = c.count;
     const TVal *t = &p->vals.v[v];
@@ -265,7 +280,8 @@ static TKernel hoist_loop(Hoist *h, TKernel *k, TOp *loop, Chunks c, TOp **front
     TBlock *body = &g.body;
     if (c.packed) {
         TB b = {p, body};
-        TOp *l = ssd_tile_for(&b, p->vals.v[loop->var].name, loop->lo, ssd_ex_rewrite(p, loop->hi, subst, &s), false);
+        TOp *l = ssd_tile_for(&b, p->vals.v[loop->var].name, loop->lo,
+                              ssd_ex_rewrite(p, loop->hi, subst, &s), false);
         h->clone[loop->var] = l->var;
         body = &l->body;
     } else {
@@ -288,13 +304,18 @@ static TKernel hoist_loop(Hoist *h, TKernel *k, TOp *loop, Chunks c, TOp **front
         for (int d = 0; d < m; d++) there[d] = ssd_ex_rewrite(p, ix[d], subst, &s);
         ssd_tile_store(&b, ws, there, m, ssd_ex_val(p, h->clone[o->out]), 0);
         TOp *next = o->next;
-        *o = (TOp){.next = next, .op = TOP_LOAD, .out = o->out, .tensor = ws, .nidx = (u8)m, .line = o->line};
+        *o = (TOp){.next = next,
+                   .op = TOP_LOAD,
+                   .out = o->out,
+                   .tensor = ws,
+                   .nidx = (u8)m,
+                   .line = o->line};
         memcpy(o->idx, ix, sizeof ix);
     }
     return g;
 }
 
-// --- Dropping -------------------------------------------------------------------------------------------------
+// --- Dropping -----------------------------------------------------------------------------------
 
 static void count(Hoist *h, TBlock *b, bool *used) {
     for (TOp *o = b->first; o; o = o->next) {
@@ -320,7 +341,7 @@ static bool drop(TBlock *b, const bool *used) {
     return changed;
 }
 
-// --- The pass -------------------------------------------------------------------------------------------------
+// --- The pass -----------------------------------------------------------------------------------
 
 // Heads a group: the divisor of h in the kernel's loads. 1: nothing is shared.
 static void divisor(void *ctx, Ex e) {
@@ -329,7 +350,8 @@ static void divisor(void *ctx, Ex e) {
     for (int i = 0; x->kind == EX_LOAD && i < x->nidx; i++) divisor(ctx, x->idx[i]);
     if (x->kind != EX_FN) return;
     const Expr *a = &h->p->exs.v[x->arg[0]], *b = x->arg[1] ? &h->p->exs.v[x->arg[1]] : NULL;
-    if (x->fn == FN_FDIV && a->kind == EX_VAL && a->val == h->head && b->kind == EX_NUM) h->per = (i64)b->num;
+    if (x->fn == FN_FDIV && a->kind == EX_VAL && a->val == h->head && b->kind == EX_NUM)
+        h->per = (i64)b->num;
     for (int i = 0; i < 3; i++)
         if (x->arg[i]) divisor(ctx, x->arg[i]);
 }
@@ -362,11 +384,12 @@ static bool hoist_kernel(Hoist *h, TKernel *k, TKernel *out) {
         TOp *frontier[16];
         int m = 0;
         for (TOp *o = loop->body.first; o; o = o->next)
-            if (can_move(o) && !h->own[o->out] && h->made[o->out] && h->reads[o->out] && m < 16) frontier[m++] = o;
+            if (can_move(o) && !h->own[o->out] && h->made[o->out] && h->reads[o->out] && m < 16)
+                frontier[m++] = o;
         Chunks c;
         if (!m || !chunks_of(h, k, loop, &c)) continue;
         *out = hoist_loop(h, k, loop, c, frontier, m);
-        return true;  // one loop a kernel: chunked programs have one
+        return true; // one loop a kernel: chunked programs have one
     }
     return false;
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Lowering, apart from any back end: every graph of tests/ir/graphs in every form and many chunk lengths,
-// the T0 program run by the tile interpreter against the graph's own meaning, both in double.
+// Lowering, apart from any back end: every graph of tests/ir/graphs in every form and many chunk
+// lengths, the T0 program run by the tile interpreter against the graph's own meaning, both in
+// double.
 #include "../../ir/pass.h"
 
 #include <glob.h>
@@ -10,7 +11,7 @@
 
 static int passed, failed, refused;
 static u64 seed = 1;
-static double draw(void) {  // uniform in (0.05, 1.05)
+static double draw(void) { // uniform in (0.05, 1.05)
     seed = seed * 6364136223846793005ull + 1442695040888963407ull;
     return (double)(seed >> 40) / 16777216.0 + 0.05;
 }
@@ -77,7 +78,8 @@ static void run(const char *file, const char *text, size_t n, const char *schedu
     }
     if (g->packed) {
         Array cu = {.rank = 1, .dims = {z.s + 1}, .v = NEWN(&a, double, z.s + 1)};
-        for (i64 i = 1; i <= z.s; i++) cu.v[i] = i == z.s ? (double)z.t : floor((double)(z.t * (i / 2)) / (double)z.s);
+        for (i64 i = 1; i <= z.s; i++)
+            cu.v[i] = i == z.s ? (double)z.t : floor((double)(z.t * (i / 2)) / (double)z.s);
         in[n_in++] = (NamedArray){"cu_seqlens", cu};
     }
     InterpOptions opt = {.meaning = MEAN_RECURRENCE, .b = z.b, .t = z.t};
@@ -124,7 +126,8 @@ static void run(const char *file, const char *text, size_t n, const char *schedu
         passed++;
     } else {
         failed++;
-        printf("%s %s b=%d t=%d: %s %s %g\n", file, schedule, (int)z.b, (int)z.t, ok ? "output" : why.s, bad, err);
+        printf("%s %s b=%d t=%d: %s %s %g\n", file, schedule, (int)z.b, (int)z.t,
+               ok ? "output" : why.s, bad, err);
         if (getenv("LOWER_DUMP")) {
             Text t = {0};
             ssd_tile_print(p, &t);
@@ -136,7 +139,7 @@ done:
     ssd_arena_free(&a);
 }
 
-int main(int argc, char **argv) {  // files, or every graph beside this test
+int main(int argc, char **argv) { // files, or every graph beside this test
     static const char *const schedules[] = {"",
                                             "form=recurrent",
                                             "form=recurrent block=2",
@@ -146,7 +149,8 @@ int main(int argc, char **argv) {  // files, or every graph beside this test
                                             "form=chunked q=64",
                                             "form=quadratic q=8",
                                             "form=quadratic q=64"};
-    static const Size sizes[] = {{2, 0, 3}, {1, 1, 1}, {2, 7, 3}, {1, 16, 2}, {2, 17, 4}, {1, 53, 5}};
+    static const Size sizes[] = {{2, 0, 3},  {1, 1, 1},  {2, 7, 3},
+                                 {1, 16, 2}, {2, 17, 4}, {1, 53, 5}};
     glob_t all = {0};
     if (argc < 2 && glob(SOURCE_DIR "/tests/ir/graphs/*.ssd", 0, NULL, &all)) return 2;
     char **files = argc < 2 ? all.gl_pathv : argv + 1;
@@ -155,7 +159,8 @@ int main(int argc, char **argv) {  // files, or every graph beside this test
         size_t n;
         char *text = slurp(&a, *files, &n);
         for (size_t s = 0; s < COUNTOF(schedules); s++)
-            for (size_t z = 0; z < COUNTOF(sizes); z++) run(*files, text, n, schedules[s], sizes[z]);
+            for (size_t z = 0; z < COUNTOF(sizes); z++)
+                run(*files, text, n, schedules[s], sizes[z]);
         ssd_arena_free(&a);
     }
     globfree(&all);
