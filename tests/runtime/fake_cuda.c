@@ -168,7 +168,11 @@ typedef struct Function {
 typedef struct FakeModule {
     Function f[8];
     int n;
+    struct FakeModule *next;
 } FakeModule;
+// As a driver does, this one keeps a module until it is unloaded or its context goes.
+static FakeModule *modules;
+static pthread_mutex_t modules_lock = PTHREAD_MUTEX_INITIALIZER;
 
 EXPORT int cuModuleLoadDataEx(void **module, const void *image, unsigned n, int *options,
                               void **values) {
@@ -181,6 +185,10 @@ EXPORT int cuModuleLoadDataEx(void **module, const void *image, unsigned n, int 
          m->n < 8 && sscanf(s, "%31s %d %d\n%n", f->name, &f->bytes, &f->threads, &used) == 3;
          f++, m->n++)
         s += used;
+    pthread_mutex_lock(&modules_lock);
+    m->next = modules;
+    modules = m;
+    pthread_mutex_unlock(&modules_lock);
     *module = m;
     return 0;
 }
@@ -195,6 +203,11 @@ EXPORT int cuModuleGetFunction(void **function, void *module, const char *name) 
 
 EXPORT int cuModuleUnload(void *module) {
     CALL("cuModuleUnload\n");
+    FakeModule **at = &modules;
+    pthread_mutex_lock(&modules_lock);
+    while (*at && *at != module) at = &(*at)->next;
+    if (*at) *at = (*at)->next;
+    pthread_mutex_unlock(&modules_lock);
     free(module);
     return 0;
 }
