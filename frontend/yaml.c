@@ -18,27 +18,6 @@ typedef struct Reader {
 
 // --- Bytes --------------------------------------------------------------------------------------
 
-// Length of the UTF-8 sequence at s, 0 when it is not valid.
-static size_t decode(const char *s, size_t n, u32 *out) {
-    static const u32 least[] = {0, 0, 0x80, 0x800, 0x10000};
-    const u8 *p = (const u8 *)s;
-    size_t len = p[0] < 0x80   ? 1
-                 : p[0] < 0xc2 ? 0
-                 : p[0] < 0xe0 ? 2
-                 : p[0] < 0xf0 ? 3
-                 : p[0] < 0xf5 ? 4
-                               : 0;
-    if (!len || len > n) return 0;
-    u32 c = len == 1 ? p[0] : p[0] & (0x7fu >> len);
-    for (size_t i = 1; i < len; i++) {
-        if ((p[i] & 0xc0) != 0x80) return 0;
-        c = c << 6 | (p[i] & 0x3f);
-    }
-    if (c < least[len] || c > 0x10ffff || (c >= 0xd800 && c < 0xe000)) return 0;
-    *out = c;
-    return len;
-}
-
 // Bytes of the line break at s[i], 0 when there is none: the breaks of YAML 1.1, as libyaml counts
 // lines.
 static size_t line_break(const char *s, size_t i, size_t n) {
@@ -83,7 +62,7 @@ static bool scan_bytes(Reader *r) {
             continue;
         }
         u32 c = 0;
-        size_t len = decode(s + i, doc->len - i, &c);
+        size_t len = ssd_utf8_decode(s + i, doc->len - i, &c);
         if (!len) {
             ssd_diag_add(r->diag, DIAG_ERROR, at, "invalid UTF-8: byte 0x%02x", (u8)s[i]);
             break;

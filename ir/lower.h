@@ -95,7 +95,9 @@ Ex ssd_lower_fn(Lower *l, FnCode f, Ex a, Ex b);
 // returns its place; more grid axes may be added.
 TKernel *ssd_lower_kernel(Lower *l, const char *name, AxisId batch, const AxisId *heads, int nheads,
                           Ctx **out_ctx);
-Val ssd_lower_grid(Lower *l, TKernel *k, const char *name, Ex size);
+// The tile axis of rows (tokens), under this name unless the graph has an axis of it.
+u8 ssd_lower_row_axis(Lower *l, const char *want, i64 size);
+Ref ssd_lower_final(const Lower *l, Ref r); // the `final` node of r, 0: none
 
 void ssd_lower_ssd(Lower *l, Ref r); // lower_ssd.c
 

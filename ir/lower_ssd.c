@@ -50,23 +50,15 @@ static Op op_of(Lower *l, Ref r) {
         o.decay_key |= ssd_graph_has_axis(l->g, n->arg[3], o.ax.key[d]);
     for (int d = 0; o.decay && d < o.ax.nvalue; d++)
         o.decay_value |= ssd_graph_has_axis(l->g, n->arg[3], o.ax.value[d]);
-    for (Ref f = r; f < l->g->nodes.n; f++)
-        if (l->g->nodes.v[f].op == OP_FINAL && l->g->nodes.v[f].arg[0] == r) o.final = f;
+    o.final = ssd_lower_final(l, r);
     return o;
 }
 
 // --- Places -------------------------------------------------------------------------------------
 
-static u8 row_axis(Lower *l, const char *want, i64 size) {
-    const char *name = want;
-    for (u32 x = 1; x < l->g->axes.n; x++)
-        if (!strcmp(l->g->axes.v[x].name, name)) name = ssd_arena_printf(l->a, "%s_row", want);
-    return ssd_prog_axis(l->p, name, size);
-}
-
 static void rows(Op *o) {
-    o->i = row_axis(o->l, "i", o->l->q);
-    o->j = row_axis(o->l, "j", o->l->q);
+    o->i = ssd_lower_row_axis(o->l, "i", o->l->q);
+    o->j = ssd_lower_row_axis(o->l, "j", o->l->q);
 }
 
 // The place of the tokens at positions pos (an expression over the tile axis row, or none).
@@ -162,8 +154,9 @@ static Val split_scores(Op *o, Ctx *c, Val log_decay, Val scores) {
     Lower *l = o->l;
     TB b = ssd_ctx_tb(l, c);
     i64 q = l->q, n = q / o->sub;
-    u8 iu = row_axis(l, "iu", n), ix = row_axis(l, "ix", o->sub), ju = row_axis(l, "ju", n);
-    u8 jy = row_axis(l, "jy", o->sub), jw = row_axis(l, "jw", n);
+    u8 iu = ssd_lower_row_axis(l, "iu", n), ix = ssd_lower_row_axis(l, "ix", o->sub),
+       ju = ssd_lower_row_axis(l, "ju", n);
+    u8 jy = ssd_lower_row_axis(l, "jy", o->sub), jw = ssd_lower_row_axis(l, "jw", n);
     Val ld = ssd_tile_split(&b, "lv", log_decay, o->j, ju, jy);
     Val incl = ssd_tile_scan(&b, "loc", jy, ld, 0), excl = incl;
     if (o->read_excl || o->write_excl) excl = ssd_tile_scan(&b, "locx", jy, ld, TF_EXCL);
@@ -414,7 +407,7 @@ static void quadratic(Op *o) {
     }
     Ctx *k = kernel(o, "quad", &t);
     if (!l->g->packed) {
-        Val u = ssd_lower_grid(l, t, "u", chunks(o));
+        Val u = ssd_prog_grid(l->p, t, "u", chunks(o));
         quadratic_rows(o, k, val(o, u), k->block);
         return;
     }
@@ -475,8 +468,8 @@ static Ctx *blocked(Op *o, Ctx *up, TBlock *block, Ex pb, i64 block_rows) {
     Lower *l = o->l;
     Ctx *c = ssd_ctx_new(l, up, block);
     AxisId p = o->ax.value[0];
-    u8 tile = row_axis(l, ssd_arena_printf(l->a, "%s%d", l->g->axes.v[p].name, (int)block_rows),
-                       block_rows);
+    u8 tile = ssd_lower_row_axis(
+        l, ssd_arena_printf(l->a, "%s%d", l->g->axes.v[p].name, (int)block_rows), block_rows);
     l->tile_of[p] = tile;
     Ex first = fn(o, FN_MUL, pb, num(o, block_rows));
     ssd_ctx_bind(l, c, p, fn(o, FN_ADD, first, ssd_ex_axis(l->p, tile)));
@@ -518,7 +511,7 @@ static void recurrent(Op *o) {
     i64 cut = block_rows_of(o);
     if (cut)
         place =
-            blocked(o, k, k->block, val(o, ssd_lower_grid(l, t, "pb", block_count(o, cut))), cut);
+            blocked(o, k, k->block, val(o, ssd_prog_grid(l->p, t, "pb", block_count(o, cut))), cut);
     bool is_full = o->n->flags & SSD_FULL;
     Ex s0 = initial_state(o, place);
     TOp *loop = ssd_ctx_open(l, place, "i", num(o, 0), ssd_lower_len(l), false);

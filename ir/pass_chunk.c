@@ -67,10 +67,16 @@ static void tensors(Lower *l) {
 
 // --- Kernels ------------------------------------------------------------------------------------
 
-Val ssd_lower_grid(Lower *l, TKernel *k, const char *name, Ex size) {
-    Val v = ssd_prog_val(l->p, name, SSD_IDX, NULL, 0);
-    k->grid[k->ngrid++] = (TGrid){v, size};
-    return v;
+u8 ssd_lower_row_axis(Lower *l, const char *want, i64 size) {
+    bool taken = ssd_graph_find_axis(l->g, want);
+    return ssd_prog_axis(l->p, taken ? ssd_arena_printf(l->a, "%s_row", want) : want, size);
+}
+
+Ref ssd_lower_final(const Lower *l, Ref r) {
+    Ref final = 0;
+    for (Ref f = r; f < l->g->nodes.n; f++)
+        if (l->g->nodes.v[f].op == OP_FINAL && l->g->nodes.v[f].arg[0] == r) final = f;
+    return final;
 }
 
 static const char *kernel_name(Lower *l, const char *want) {
@@ -90,7 +96,7 @@ TKernel *ssd_lower_kernel(Lower *l, const char *name, AxisId batch, const AxisId
     l->lo = l->len_val = 0;
     bool packed = g->packed && !g->step;
     if (packed) {
-        Val s = ssd_lower_grid(l, k, "s", ssd_ex_sym(l->p, "s"));
+        Val s = ssd_prog_grid(l->p, k, "s", ssd_ex_sym(l->p, "s"));
         Ex at = ssd_ex_val(l->p, s), next = ssd_lower_fn(l, FN_ADD, at, ssd_ex_int(l->p, 1));
         TB b = ssd_ctx_tb(l, c);
         l->lo = ssd_tile_load(&b, "lo", SSD_IDX, l->cu, &at, 1, 0);
@@ -100,12 +106,12 @@ TKernel *ssd_lower_kernel(Lower *l, const char *name, AxisId batch, const AxisId
         if (l->seq) ssd_ctx_bind(l, c, l->seq, at);
     } else if (batch) {
         const Axis *a = &g->axes.v[batch];
-        Val v = ssd_lower_grid(l, k, a->name, dim(l, batch));
+        Val v = ssd_prog_grid(l->p, k, a->name, dim(l, batch));
         ssd_ctx_bind(l, c, batch, ssd_ex_val(l->p, v));
     }
     for (int i = 0; i < nheads; i++) {
         const Axis *a = &g->axes.v[heads[i]];
-        Val v = ssd_lower_grid(l, k, a->name, ssd_ex_int(l->p, a->size));
+        Val v = ssd_prog_grid(l->p, k, a->name, ssd_ex_int(l->p, a->size));
         ssd_ctx_bind(l, c, heads[i], ssd_ex_val(l->p, v));
     }
     *out_ctx = c;
@@ -130,10 +136,6 @@ static bool has(const AxisId *ax, int n, AxisId x) {
 static Ex chunk_tau(Lower *l, Val c, u8 row) {
     Ex first = ssd_lower_fn(l, FN_MUL, ssd_ex_val(l->p, c), ssd_ex_int(l->p, l->q));
     return ssd_lower_fn(l, FN_ADD, first, ssd_ex_axis(l->p, row));
-}
-
-static u8 row_axis(Lower *l) {
-    return ssd_prog_axis(l->p, ssd_graph_find_axis(l->g, "j") ? "j_row" : "j", l->q);
 }
 
 // --- Stages without an ssd ----------------------------------------------------------------------
@@ -162,9 +164,7 @@ static void lower_scan(Lower *l, Ref r) {
         init = z;
     }
     FnCode join = max ? FN_MAX : FN_ADD;
-    Ref final = 0;
-    for (Ref f = r; f < g->nodes.n; f++)
-        if (g->nodes.v[f].op == OP_FINAL && g->nodes.v[f].arg[0] == r) final = f;
+    Ref final = ssd_lower_final(l, r);
     Val last;
     if (g->step) {
         Ctx *c = ssd_ctx_new(l, k, k->block);
@@ -174,7 +174,7 @@ static void lower_scan(Lower *l, Ref r) {
         ssd_cone_set(l, c, r, last);
         ssd_cone_stores(l, c, false);
     } else {
-        u8 j = row_axis(l);
+        u8 j = ssd_lower_row_axis(l, "j", l->q);
         Ex chunks = ssd_lower_fn(l, FN_CDIV, ssd_lower_len(l), ssd_ex_int(l->p, l->q));
         TOp *loop = ssd_ctx_open(l, k, "c", ssd_ex_int(l->p, 0), chunks, false);
         TB tb = {l->p, &k->tail};
@@ -252,10 +252,10 @@ static void lower_point(Lower *l, Stage *s) {
         ssd_ctx_bind_time(l, c, ssd_ex_int(l->p, 0), 0);
         ssd_cone_stores(l, c, false);
     } else {
-        u8 j = row_axis(l);
+        u8 j = ssd_lower_row_axis(l, "j", l->q);
         Ex chunks = ssd_lower_fn(l, FN_CDIV, ssd_lower_len(l), ssd_ex_int(l->p, l->q));
         if (!g->packed) {
-            Val v = ssd_lower_grid(l, t, "c", chunks);
+            Val v = ssd_prog_grid(l->p, t, "c", chunks);
             ssd_ctx_bind_time(l, c, chunk_tau(l, v, j), j);
             ssd_cone_stores(l, c, false);
         } else {

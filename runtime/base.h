@@ -75,6 +75,9 @@ void ssd_text_free(Text *t);
 // 64-bit FNV-1a for tables inside a process (files on disk are keyed by xxHash, see cache.h).
 u64 ssd_hash(const void *p, size_t n, u64 seed);
 
+// Length in bytes of the code point at s (n >= 1 bytes), 0 when it is not valid UTF-8.
+size_t ssd_utf8_decode(const char *s, size_t n, u32 *out);
+
 // "did you mean": the index of the name nearest to s (edit distance <= 1 + len/3), or -1.
 int ssd_nearest(const char *s, const char *const *names, int n);
 

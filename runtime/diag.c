@@ -40,8 +40,7 @@ static bool within(u32 c, const Span *s, size_t n) {
 }
 #define IN(c, table) within((c), (table), COUNTOF(table))
 
-// Length in bytes of the code point at s, 0 when it is not valid UTF-8.
-static size_t decode(const char *s, size_t n, u32 *out) {
+size_t ssd_utf8_decode(const char *s, size_t n, u32 *out) {
     const u8 *p = (const u8 *)s;
     static const u32 least[] = {0, 0, 0x80, 0x800, 0x10000};
     size_t len = p[0] < 0x80   ? 1
@@ -71,7 +70,7 @@ typedef struct Glyph {
 static Glyph glyph(const char *s, size_t n, int at) {
     static const char hex[] = "0123456789abcdef";
     u32 c = 0;
-    Glyph g = {.bytes = decode(s, n, &c), .width = 1};
+    Glyph g = {.bytes = ssd_utf8_decode(s, n, &c), .width = 1};
     if (!g.bytes || (g.bytes == 1 && c != '\t' && IN(c, unsafe))) {
         u8 byte = (u8)*s;
         g = (Glyph){1, 4, {'\\', 'x', hex[byte >> 4], hex[byte & 15]}};
