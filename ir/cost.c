@@ -115,6 +115,17 @@ static void elementwise(Walk *w, const TOp *o, double times) {
     w->sum.vector += times * v * ops / 2;
 }
 
+// A number that the ops of a block need to know. Of a packed program: the length of a sequence.
+static void set_index(Walk *w, const TOp *o) {
+    i64 tokens = 0;
+    bool packed = false;
+    for (u32 s = 0; s < w->p->syms.n; s++) {
+        packed |= !strcmp(w->p->syms.v[s], "s");
+        if (!strcmp(w->p->syms.v[s], "t")) tokens = w->sym[s];
+    }
+    w->at[o->out] = packed ? (double)tokens : eval(w, o->e);
+}
+
 static void block(Walk *w, const TBlock *b, double times) {
     for (const TOp *o = b->first; o; o = o->next) {
         switch ((TOpCode)o->op) {
@@ -126,6 +137,7 @@ static void block(Walk *w, const TBlock *b, double times) {
             break;
         }
         case TOP_IF: block(w, &o->body, times); break;
+        case TOP_ROLE: block(w, &o->body, times * o->copies); break;
         case TOP_MMA: product(w, o, times); break;
         case TOP_LOAD:
         case TOP_STORE:
@@ -137,11 +149,7 @@ static void block(Walk *w, const TBlock *b, double times) {
         case TOP_PUT:
         case TOP_SWAP:
         case TOP_PICK: {
-            if (o->op == TOP_MAP &&
-                w->p->vals.v[o->out].dtype == SSD_IDX) { // the length of a packed sequence
-                for (u32 s = 0; s < w->p->syms.n; s++)
-                    if (!strcmp(w->p->syms.v[s], "t")) w->at[o->out] = (double)w->sym[s];
-            }
+            if (o->op == TOP_MAP && w->p->vals.v[o->out].dtype == SSD_IDX) set_index(w, o);
             elementwise(w, o, times);
             break;
         }
@@ -167,6 +175,17 @@ static void block(Walk *w, const TBlock *b, double times) {
         case TOP_YIELD:
         case TOP_BUF:
         case TOP_PREFETCH:
+        case TOP_RING:
+        case TOP_SLOT:
+        case TOP_REGS:
+        case TOP_ACQUIRE:
+        case TOP_PUBLISH:
+        case TOP_AWAIT:
+        case TOP_RELEASE:
+        case TOP_FETCH:
+        case TOP_SEND:
+        case TOP_INTO:
+        case TOP_WAIT:
         case TOP__COUNT: break;
         }
     }

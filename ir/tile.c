@@ -4,7 +4,7 @@
 
 #include <math.h>
 
-// --- Programs ------------------------------------------------------------------------------------
+// --- Programs -----------------------------------------------------------------------------------
 Prog *ssd_prog_new(Arena *a, const char *name) {
     Prog *p = NEW(a, Prog);
     p->arena = a;
@@ -81,7 +81,7 @@ Val ssd_prog_grid(Prog *p, TKernel *k, const char *name, Ex size) {
     return v;
 }
 
-// --- Expressions: one table of distinct nodes ----------------------------------------------------
+// --- Expressions: one table of distinct nodes ---------------------------------------------------
 static u64 ex_hash(const Expr *e) {
     u32 key[10] = {e->kind | (u32)e->fn << 8 | (u32)e->dtype << 16 | (u32)e->nidx << 24,
                    e->axis | (u32)e->tensor << 16,
@@ -153,7 +153,7 @@ Ex ssd_ex_load(Prog *p, u16 tensor, const Ex *idx, int nidx) {
     return ex_intern(p, e);
 }
 
-// --- Folding -------------------------------------------------------------------------------------
+// --- Folding ------------------------------------------------------------------------------------
 static const Expr *at(const Prog *p, Ex e) { return &p->exs.v[e]; }
 static bool is_num(const Prog *p, Ex e) { return at(p, e)->kind == EX_NUM; }
 static bool is(const Prog *p, Ex e, double v) { return is_num(p, e) && at(p, e)->num == v; }
@@ -359,7 +359,7 @@ bool ssd_tile_is_view(const Prog *p, const TOp *op) {
     return v->lay.offset == offset;
 }
 
-// --- Ops -----------------------------------------------------------------------------------------
+// --- Ops ----------------------------------------------------------------------------------------
 TOp *ssd_tile_op(TB *b, TOpCode op) {
     TOp *o = NEW(b->p->arena, TOp);
     o->op = (u8)op;

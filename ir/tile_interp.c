@@ -9,73 +9,11 @@
 // when it is defined and gathered back at each use. A cell knows which definition wrote it last, so
 // reading a value whose storage was overwritten is an error at the reading op, as is an op that
 // overwrites an operand it is still reading.
-#include "tile.h"
+#include "tile_run.h"
 
-#include <math.h>
-#include <setjmp.h>
+#define fail ssd_run_fail
 
-typedef struct Slot {
-    double *d; // dense, row-major in the order of TVal.ax
-    i64 n;
-    i64 stride[6]; // by position in TVal.ax
-    u32 version;   // of the definition that filled it; views share their base's
-    Val writer;    // the value that was written: itself, or what it is a view of
-    i64 base;      // elements from the buffer's start (lay.offset, plus what a dynamic `at` adds)
-    // buffers
-    double *cell;
-    u64 *tag;         // writer << 32 | version, 0: not written since the buffer was made
-    u32 *mark, stamp; // scratch: cells one operand covers
-    i64 cells;
-    int grain; // bytes a cell: the smallest element kept in the buffer
-} Slot;
-
-typedef enum { I_NUM, I_VAL, I_AXIS, I_LOAD, I_FN } InsKind;
-typedef struct Ins {
-    u8 kind, fn, n; // n: operands taken from the stack
-    u16 tensor;
-    int dim; // I_AXIS: position in the box
-    Val val;
-    i64 stride[8]; // I_VAL: by position in the box
-    double num;
-} Ins;
-typedef struct Row { // s: 1 a value a lane, 0 one for all
-    const double *p;
-    i64 s;
-} Row;
-typedef struct Code {
-    Ins *ins;
-    int n, nbox;
-    i64 size[8];
-    i64 lanes, rows;
-    double *scratch; // lanes doubles for each stack place
-    Row *stack;
-    Val *uses;
-    int nuses;
-} Code;
-typedef struct Step {
-    const TOp *op;
-    Code *e, *e2, *when, *lo, *hi, *idx[8], **init;
-    double **carried; // for, yield: room for the carries' next values
-    u8 box[8];
-    int nbox;
-    struct Step *body, *next;
-} Step;
-
-typedef struct Machine {
-    const Prog *p;
-    Arena *a;
-    TileRun *run;
-    Text *why;
-    Array *tensor;
-    Slot *slot;
-    const TOp *op;
-    const char *kernel;
-    u32 clock;
-    jmp_buf out;
-} Machine;
-
-SSD_NORETURN static void fail(Machine *m, const char *fmt, ...) SSD_PRINTF(2, 3);
-static void fail(Machine *m, const char *fmt, ...) {
+void ssd_run_fail(Interp *m, const char *fmt, ...) {
     va_list ap;
     if (m->kernel) ssd_text_printf(m->why, "kernel %s: ", m->kernel);
     if (m->op && m->op->line) ssd_text_printf(m->why, "line %d: ", m->op->line);
@@ -90,43 +28,15 @@ static void fail(Machine *m, const char *fmt, ...) {
     longjmp(m->out, 1);
 }
 
-static const char *name(const Machine *m, Val v) { return ssd_tile_val_name(m->p, v); }
-static const TVal *tv(const Machine *m, Val v) { return &m->p->vals.v[v]; }
-static i64 axis_size(const Machine *m, u8 x) { return m->p->axes.v[x].size; }
-static i64 stride_of(const Machine *m, Val v, u8 x) {
-    for (int i = 0; i < tv(m, v)->naxes; i++)
-        if (tv(m, v)->ax[i] == x) return m->slot[v].stride[i];
-    return 0;
-}
-
-// --- Walks: an index box with the offsets of up to three arrays ----------------------------------
-typedef struct Walk {
-    int n;
-    i64 size[8], pos[8], off[3], st[3][8];
-} Walk;
-static void walk_add(Walk *w, i64 size, i64 s0, i64 s1, i64 s2) {
-    w->size[w->n] = size;
-    w->st[0][w->n] = s0, w->st[1][w->n] = s1, w->st[2][w->n] = s2;
-    w->n++;
-}
-// Steps to the next place; false after the last one.
-static bool walk_next(Walk *w) {
-    for (int d = w->n - 1; d >= 0; d--) {
-        for (int k = 0; k < 3; k++) w->off[k] += w->st[k][d];
-        if (++w->pos[d] < w->size[d]) return true;
-        for (int k = 0; k < 3; k++) w->off[k] -= w->size[d] * w->st[k][d];
-        w->pos[d] = 0;
-    }
-    return false;
-}
+// --- Walks --------------------------------------------------------------------------------------
 static void move(double *to, const double *from, Walk w) {
     do to[w.off[0]] = from[w.off[1]];
     while (walk_next(&w));
 }
 
-// --- Rounding
-// ------------------------------------------------------------------------------------------ To a
-// float of `bits` significant bits, least exponent emin (of 1.0 x 2^emin) and greatest value max.
+// --- Rounding -----------------------------------------------------------------------------------
+// To a float of `bits` significant bits, least exponent emin (of 1.0 x 2^emin) and greatest value
+// max.
 static double round_bits(double x, int bits, int emin, double max) {
     if (x == 0 || !isfinite(x)) return x;
     int e = ilogb(x);
@@ -142,8 +52,12 @@ static double round_to(double x, u8 dtype) {
     }
 }
 
-// --- Buffers (T1) --------------------------------------------------------------------------------
-static Walk cells_of(const Machine *m, Val v, i64 *out_per) {
+double ssd_run_round(const Interp *m, double x, u8 dtype) {
+    return m->run->round ? round_to(x, dtype) : x;
+}
+
+// --- Buffers (T1) -------------------------------------------------------------------------------
+static Walk cells_of(const Interp *m, Val v, i64 *out_per) {
     const TVal *t = tv(m, v);
     const Slot *s = &m->slot[v], *b = &m->slot[t->lay.buf];
     i64 per = (i64)ssd_dtype_size((ssd_dtype)t->dtype) / b->grain;
@@ -156,16 +70,20 @@ static Walk cells_of(const Machine *m, Val v, i64 *out_per) {
     return w;
 }
 
-static bool in_buffer(const Machine *m, Val v) { return v && tv(m, v)->lay.buf; }
+static bool in_buffer(const Interp *m, Val v) { return v && tv(m, v)->lay.buf; }
 
-static void in_range(Machine *m, Val v, i64 cell, i64 per) {
+static void in_range(Interp *m, Val v, i64 cell, i64 per) {
     const Slot *b = &m->slot[tv(m, v)->lay.buf];
     if (cell < 0 || cell + per > b->cells)
         fail(m, "`%s` reaches outside its buffer `%s`", name(m, v), name(m, tv(m, v)->lay.buf));
 }
 
 // Brings a value's elements from its buffer into its dense array.
-static void fetch(Machine *m, Val v) {
+static void fetch(Interp *m, Val v) {
+    if (m->timed && v) {
+        ssd_timed_gather(m, v);
+        return;
+    }
     if (!in_buffer(m, v)) return;
     Slot *s = &m->slot[v], *b = &m->slot[tv(m, v)->lay.buf];
     u64 want = (u64)s->writer << 32 | s->version;
@@ -184,7 +102,7 @@ static void fetch(Machine *m, Val v) {
     } while (walk_next(&w));
 }
 
-static bool same_place(const Machine *m, Val a, Val b) {
+static bool same_place(const Interp *m, Val a, Val b) {
     const TVal *x = tv(m, a), *y = tv(m, b);
     if (x->lay.buf != y->lay.buf || x->dtype != y->dtype || x->naxes != y->naxes ||
         m->slot[a].base != m->slot[b].base)
@@ -198,7 +116,7 @@ static bool same_place(const Machine *m, Val a, Val b) {
     return true;
 }
 
-static bool overlap(Machine *m, Val a, Val b) {
+static bool overlap(Interp *m, Val a, Val b) {
     Slot *buf = &m->slot[tv(m, a)->lay.buf];
     Val v[2] = {a, b};
     i64 first[2], last[2], per[2];
@@ -224,13 +142,17 @@ static bool overlap(Machine *m, Val a, Val b) {
 
 // Rounds a value just computed and writes it to its buffer. `reads` are the operands: writing over
 // one is an error, unless it lies in exactly the same place and its bit in `may` is set.
-static void commit(Machine *m, Val v, const Val *reads, int nreads, u64 may) {
+static void commit(Interp *m, Val v, const Val *reads, int nreads, u64 may) {
     const TVal *t = tv(m, v);
     Slot *s = &m->slot[v];
     if (m->run->round)
         for (i64 i = 0; i < s->n; i++) s->d[i] = round_to(s->d[i], t->dtype);
     s->version = ++m->clock;
     s->writer = v;
+    if (m->timed) {
+        ssd_timed_commit(m, v);
+        return;
+    }
     if (!in_buffer(m, v)) return;
     s->base = t->lay.offset;
     for (int r = 0; r < nreads; r++) {
@@ -250,9 +172,9 @@ static void commit(Machine *m, Val v, const Val *reads, int nreads, u64 may) {
     } while (walk_next(&w));
 }
 
-// --- Expressions to postfix ----------------------------------------------------------------------
+// --- Expressions to postfix ---------------------------------------------------------------------
 typedef struct Compiler {
-    Machine *m;
+    Interp *m;
     VEC(Ins) ins;
     VEC(Val) uses;
     const u8 *box;
@@ -266,7 +188,7 @@ static void emit(Compiler *c, Ins in) {
 }
 
 static void compile(Compiler *c, Ex e) {
-    Machine *m = c->m;
+    Interp *m = c->m;
     const Expr *x = &m->p->exs.v[e];
     switch ((ExKind)x->kind) {
     case EX_NUM: emit(c, (Ins){.kind = I_NUM, .num = x->num}); break;
@@ -295,7 +217,7 @@ static void compile(Compiler *c, Ex e) {
     }
 }
 
-static Code *code(Machine *m, Ex e, const u8 *box, int nbox) {
+static Code *code(Interp *m, Ex e, const u8 *box, int nbox) {
     if (!e) return NULL;
     Compiler c = {.m = m, .box = box, .nbox = nbox};
     compile(&c, e);
@@ -339,7 +261,7 @@ static void apply(FnCode f, i64 n, double *out, const Row *r, int arity) {
 }
 
 // The element an index list names, or -1 when it is out of range.
-static i64 element(const Array *t, const Row *idx, i64 lane) {
+i64 ssd_run_element(const Array *t, const Row *idx, i64 lane) {
     i64 at = 0;
     for (int d = 0; d < t->rank; d++) {
         double i = idx[d].p[lane * idx[d].s];
@@ -350,7 +272,7 @@ static i64 element(const Array *t, const Row *idx, i64 lane) {
 }
 
 // One row of an expression, at the box's outer coordinates pos.
-static Row eval(Machine *m, Code *c, const i64 *pos) {
+Row ssd_run_eval(Interp *m, Code *c, const i64 *pos) {
     int top = 0;
     for (int i = 0; i < c->n; i++) {
         const Ins *in = &c->ins[i];
@@ -380,7 +302,7 @@ static Row eval(Machine *m, Code *c, const i64 *pos) {
             const Array *t = &m->tensor[in->tensor];
             i64 n = lane_count(c->lanes, arg, in->n);
             for (i64 l = 0; l < n; l++) {
-                i64 k = element(t, arg, l);
+                i64 k = ssd_run_element(t, arg, l);
                 out[l] = k < 0 ? 0 : t->v[k];
             }
             r.s = n > 1;
@@ -398,16 +320,16 @@ static Row eval(Machine *m, Code *c, const i64 *pos) {
     return c->stack[0];
 }
 
-static void fetch_uses(Machine *m, const Code *c) {
+void ssd_run_uses(Interp *m, const Code *c) {
     if (c)
         for (int i = 0; i < c->nuses; i++) fetch(m, c->uses[i]);
 }
-static double scalar(Machine *m, Code *c) {
-    fetch_uses(m, c);
-    return eval(m, c, NULL).p[0];
+double ssd_run_scalar(Interp *m, Code *c) {
+    ssd_run_uses(m, c);
+    return ssd_run_eval(m, c, NULL).p[0];
 }
-static i64 index_in(Machine *m, Code *c, u8 axis) {
-    double i = scalar(m, c);
+i64 ssd_run_index(Interp *m, Code *c, u8 axis) {
+    double i = ssd_run_scalar(m, c);
     if (!(i >= 0 && i < (double)axis_size(m, axis)))
         fail(m, "index %g is outside axis %s of %lld", i, m->p->axes.v[axis].name,
              (long long)axis_size(m, axis));
@@ -415,7 +337,7 @@ static i64 index_in(Machine *m, Code *c, u8 axis) {
 }
 
 // Outer coordinates of a box, row by row.
-static bool next_row(const i64 *size, int nbox, i64 *pos) {
+bool ssd_run_next_row(const i64 *size, int nbox, i64 *pos) {
     for (int d = nbox - 2; d >= 0; d--) {
         if (++pos[d] < size[d]) return true;
         pos[d] = 0;
@@ -423,68 +345,68 @@ static bool next_row(const i64 *size, int nbox, i64 *pos) {
     return false;
 }
 
-// --- Ops -----------------------------------------------------------------------------------------
-static double *dense(Machine *m, Val v) { return m->slot[v].d; }
+// --- Ops ----------------------------------------------------------------------------------------
+static double *dense(Interp *m, Val v) { return m->slot[v].d; }
 
-static void access(Machine *m, Step *s) {
+static void access(Interp *m, Step *s) {
     const TOp *o = s->op;
     bool load = o->op == TOP_LOAD;
     Array *t = &m->tensor[o->tensor];
     u8 dtype = m->p->tensors.v[o->tensor].dtype;
     i64 size[8], pos[8] = {0}, lanes = 1;
     for (int i = 0; i < s->nbox; i++) size[i] = lanes = axis_size(m, s->box[i]);
-    for (int i = 0; i < o->nidx; i++) fetch_uses(m, s->idx[i]);
-    fetch_uses(m, s->when);
-    fetch_uses(m, s->e);
+    for (int i = 0; i < o->nidx; i++) ssd_run_uses(m, s->idx[i]);
+    ssd_run_uses(m, s->when);
+    ssd_run_uses(m, s->e);
     double *out = load ? dense(m, o->out) : NULL;
     do {
         Row idx[8], on = {0}, e = {0};
-        for (int i = 0; i < o->nidx; i++) idx[i] = eval(m, s->idx[i], pos);
-        if (s->when) on = eval(m, s->when, pos);
-        if (!load) e = eval(m, s->e, pos);
+        for (int i = 0; i < o->nidx; i++) idx[i] = ssd_run_eval(m, s->idx[i], pos);
+        if (s->when) on = ssd_run_eval(m, s->when, pos);
+        if (!load) e = ssd_run_eval(m, s->e, pos);
         for (i64 l = 0; l < lanes; l++) {
-            i64 k = element(t, idx, l);
+            i64 k = ssd_run_element(t, idx, l);
             bool yes = k >= 0 && (!s->when || on.p[l * on.s] != 0);
             if (load)
                 *out++ = yes ? t->v[k] : 0;
             else if (yes)
                 t->v[k] = m->run->round ? round_to(e.p[l * e.s], dtype) : e.p[l * e.s];
         }
-    } while (next_row(size, s->nbox, pos));
+    } while (ssd_run_next_row(size, s->nbox, pos));
     if (load) commit(m, o->out, NULL, 0, 0);
 }
 
-static void map(Machine *m, Step *s) {
+static void map(Interp *m, Step *s) {
     i64 pos[8] = {0};
-    fetch_uses(m, s->e);
+    ssd_run_uses(m, s->e);
     double *out = dense(m, s->op->out);
     do {
-        Row r = eval(m, s->e, pos);
+        Row r = ssd_run_eval(m, s->e, pos);
         for (i64 l = 0; l < s->e->lanes; l++) *out++ = r.p[l * r.s];
-    } while (next_row(s->e->size, s->nbox, pos));
+    } while (ssd_run_next_row(s->e->size, s->nbox, pos));
     commit(m, s->op->out, s->e->uses, s->e->nuses, ~0ull);
 }
 
-static void reduce(Machine *m, Step *s) {
+static void reduce(Interp *m, Step *s) {
     i64 pos[8] = {0};
     bool max = s->op->flags & TF_MAX;
-    fetch_uses(m, s->e);
+    ssd_run_uses(m, s->e);
     double *out = dense(m, s->op->out);
     do {
-        Row r = eval(m, s->e, pos);
+        Row r = ssd_run_eval(m, s->e, pos);
         double v = max ? r.p[0] : 0;
         for (i64 l = 0; l < s->e->lanes; l++)
             v = max ? ssd_fn_eval(FN_MAX, v, r.p[l * r.s], 0) : v + r.p[l * r.s];
         *out++ = v;
-    } while (next_row(s->e->size, s->nbox, pos));
+    } while (ssd_run_next_row(s->e->size, s->nbox, pos));
     commit(m, s->op->out, s->e->uses, s->e->nuses, 0);
 }
 
-static bool has_axis(const Machine *m, Val v, u8 x) {
+static bool has_axis(const Interp *m, Val v, u8 x) {
     return memchr(tv(m, v)->ax, x, tv(m, v)->naxes) != NULL;
 }
 
-static void triangle(Machine *m, const TOp *o) {
+static void triangle(Interp *m, const TOp *o) {
     Walk w = {0};
     const TVal *t = tv(m, o->a);
     int row = 0, col = 0;
@@ -500,7 +422,7 @@ static void triangle(Machine *m, const TOp *o) {
     while (walk_next(&w));
 }
 
-static void mma(Machine *m, const TOp *o) {
+static void mma(Interp *m, const TOp *o) {
     const TVal *t = tv(m, o->out);
     Val reads[3] = {o->a, o->b, o->c};
     for (int i = 0; i < 3; i++) fetch(m, reads[i]);
@@ -545,7 +467,7 @@ static void mma(Machine *m, const TOp *o) {
 }
 
 // out and a, along all axes of the result but x: off[0] and off[1].
-static Walk beside(const Machine *m, const TOp *o, u8 x, u8 y) {
+static Walk beside(const Interp *m, const TOp *o, u8 x, u8 y) {
     Walk w = {0};
     const TVal *t = tv(m, o->out);
     for (int i = 0; i < t->naxes; i++)
@@ -555,7 +477,7 @@ static Walk beside(const Machine *m, const TOp *o, u8 x, u8 y) {
     return w;
 }
 
-static void scan(Machine *m, const TOp *o) {
+static void scan(Interp *m, const TOp *o) {
     u8 x = o->ax[0];
     i64 n = axis_size(m, x), so = stride_of(m, o->out, x), sa = stride_of(m, o->a, x);
     bool max = o->flags & TF_MAX, excl = o->flags & TF_EXCL, rev = o->flags & TF_REV;
@@ -573,7 +495,7 @@ static void scan(Machine *m, const TOp *o) {
     commit(m, o->out, &o->a, 1, 1);
 }
 
-static void swap(Machine *m, const TOp *o) {
+static void swap(Interp *m, const TOp *o) {
     u8 x = o->ax[0];
     i64 n = axis_size(m, x), so = stride_of(m, o->out, x), sa = stride_of(m, o->a, x);
     bool halves = o->flags & TF_HALVES;
@@ -592,7 +514,7 @@ static void swap(Machine *m, const TOp *o) {
 }
 
 // (I + a)^-1 by forward substitution, a row at a time.
-static void inv(Machine *m, const TOp *o) {
+static void inv(Interp *m, const TOp *o) {
     i64 n = axis_size(m, o->ax[0]), ai = stride_of(m, o->a, o->ax[0]),
         aj = stride_of(m, o->a, o->ax[1]);
     i64 oi = stride_of(m, o->out, o->ax[0]), oj = stride_of(m, o->out, o->ax[1]);
@@ -613,11 +535,11 @@ static void inv(Machine *m, const TOp *o) {
     commit(m, o->out, &o->a, 1, 0);
 }
 
-static void put(Machine *m, Step *s) {
+static void put(Interp *m, Step *s) {
     const TOp *o = s->op;
     fetch(m, o->a), fetch(m, o->b);
-    i64 off = index_in(m, s->e, o->ax[0]) * stride_of(m, o->out, o->ax[0]);
-    if (s->e2) off += index_in(m, s->e2, o->ax[1]) * stride_of(m, o->out, o->ax[1]);
+    i64 off = ssd_run_index(m, s->e, o->ax[0]) * stride_of(m, o->out, o->ax[0]);
+    if (s->e2) off += ssd_run_index(m, s->e2, o->ax[1]) * stride_of(m, o->out, o->ax[1]);
     move(dense(m, o->out), dense(m, o->a), beside(m, o, 0, 0));
     Walk w = {.off = {off}};
     const TVal *t = tv(m, o->b);
@@ -628,7 +550,7 @@ static void put(Machine *m, Step *s) {
     commit(m, o->out, (Val[]){o->a, o->b}, 2, o->a != o->b);
 }
 
-static void cat(Machine *m, const TOp *o) {
+static void cat(Interp *m, const TOp *o) {
     u8 x = o->ax[0], r = o->ax[1], z = o->ax[2] ? o->ax[2] : x;
     i64 off = 0;
     for (int k = 0; k < 2; k++) {
@@ -648,12 +570,17 @@ static void cat(Machine *m, const TOp *o) {
 }
 
 // at, rename, split, join, slice: the result's elements are the operand's under other indices.
-static void reshape(Machine *m, Step *s) {
+static void reshape(Interp *m, Step *s) {
     const TOp *o = s->op;
     const u8 *ax = o->ax;
     const TVal *t = tv(m, o->a);
+    if (m->timed && ssd_timed_is_view(m->p, o)) {
+        ssd_timed_see(m, s);
+        return;
+    }
     bool view = ssd_tile_is_view(m->p, o);
-    i64 at = s->e ? o->op == TOP_AT ? index_in(m, s->e, ax[0]) : (i64)scalar(m, s->e) : 0;
+    i64 at =
+        s->e ? o->op == TOP_AT ? ssd_run_index(m, s->e, ax[0]) : (i64)ssd_run_scalar(m, s->e) : 0;
     if (view) {
         i64 lay = 0;
         for (int i = 0; i < t->lay.naxes; i++)
@@ -693,29 +620,30 @@ static void reshape(Machine *m, Step *s) {
     commit(m, o->out, &o->a, 1, 0);
 }
 
-static void pick(Machine *m, Step *s) {
+static void pick(Interp *m, Step *s) {
     const TOp *o = s->op;
     i64 size[8], pos[8] = {0}, sx = stride_of(m, o->a, o->ax[0]), lanes = s->e->lanes;
     for (int i = 0; i < s->nbox; i++) size[i] = axis_size(m, s->box[i]);
     fetch(m, o->a);
-    fetch_uses(m, s->e);
+    ssd_run_uses(m, s->e);
     double *out = dense(m, o->out);
     do {
-        Row r = eval(m, s->e, pos);
+        Row r = ssd_run_eval(m, s->e, pos);
         for (i64 l = 0; l < lanes; l++) {
             double i = r.p[l * r.s];
             if (!(i >= 0 && i < (double)axis_size(m, o->ax[0])))
                 fail(m, "index %g is out of range", i);
             i64 off = (i64)i * sx;
-            for (int d = 0; d < s->nbox; d++)
-                off += (d < s->nbox - 1 ? pos[d] : l) * stride_of(m, o->a, s->box[d]);
+            for (int d = 0; d < s->nbox; d++) // the picked axis may come back from the index
+                if (s->box[d] != o->ax[0])
+                    off += (d < s->nbox - 1 ? pos[d] : l) * stride_of(m, o->a, s->box[d]);
             *out++ = dense(m, o->a)[off];
         }
-    } while (next_row(size, s->nbox, pos));
+    } while (ssd_run_next_row(size, s->nbox, pos));
     commit(m, o->out, &o->a, 1, 0);
 }
 
-static void make_buffer(Machine *m, const TOp *o) {
+static void make_buffer(Interp *m, const TOp *o) {
     Slot *b = &m->slot[o->out];
     i64 cells = o->bytes / b->grain;
     if (cells > b->cells) {
@@ -727,24 +655,22 @@ static void make_buffer(Machine *m, const TOp *o) {
     if (cells) memset(b->tag, 0, (size_t)cells * sizeof *b->tag);
 }
 
-static void block(Machine *m, Step *s, const TOp *loop);
-
 // Carries take their next values all at once: none may be overwritten before it is read.
-static void carry_all(Machine *m, const TOp *loop, Step *from) {
+void ssd_run_carry(Interp *m, const TOp *loop, Step *from) {
     Val reads[256];
     for (int i = 0; i < loop->ncarry; i++) {
         const Expr *x = &m->p->exs.v[from->op->init[i]];
         reads[i] = x->kind == EX_VAL ? x->val : 0;
-        fetch_uses(m, from->init[i]);
+        ssd_run_uses(m, from->init[i]);
     }
     for (int i = 0; i < loop->ncarry; i++) {
         Code *c = from->init[i];
         i64 pos[8] = {0};
         double *out = from->carried[i];
         do {
-            Row r = eval(m, c, pos);
+            Row r = ssd_run_eval(m, c, pos);
             for (i64 l = 0; l < c->lanes; l++) *out++ = r.p[l * r.s];
-        } while (next_row(c->size, c->nbox, pos));
+        } while (ssd_run_next_row(c->size, c->nbox, pos));
     }
     for (int i = 0; i < loop->ncarry; i++) {
         Slot *s = &m->slot[loop->carry[i]];
@@ -754,54 +680,83 @@ static void carry_all(Machine *m, const TOp *loop, Step *from) {
     }
 }
 
-static void run_loop(Machine *m, Step *s) {
+void ssd_run_op(Interp *m, Step *s) {
     const TOp *o = s->op;
-    i64 lo = (i64)scalar(m, s->lo), hi = (i64)scalar(m, s->hi);
-    carry_all(m, o, s);
+    switch ((TOpCode)o->op) {
+    case TOP_LOAD:
+    case TOP_STORE: access(m, s); break;
+    case TOP_MAP:
+    case TOP_FILL: map(m, s); break;
+    case TOP_REDUCE: reduce(m, s); break;
+    case TOP_MMA: mma(m, o); break;
+    case TOP_SCAN: scan(m, o); break;
+    case TOP_AT:
+    case TOP_RENAME:
+    case TOP_SPLIT:
+    case TOP_JOIN:
+    case TOP_SLICE:
+    case TOP_COPY: reshape(m, s); break;
+    case TOP_PUT: put(m, s); break;
+    case TOP_CAT: cat(m, o); break;
+    case TOP_SWAP: swap(m, o); break;
+    case TOP_INV: inv(m, o); break;
+    case TOP_PICK: pick(m, s); break;
+    case TOP_BUF: make_buffer(m, o); break;
+    case TOP_PREFETCH:
+    case TOP_REGS: break;
+    case TOP_FOR:
+    case TOP_EACH:
+    case TOP_YIELD:
+    case TOP_IF:
+    case TOP_RING:
+    case TOP_SLOT:
+    case TOP_ROLE:
+    case TOP_ACQUIRE:
+    case TOP_PUBLISH:
+    case TOP_AWAIT:
+    case TOP_RELEASE:
+    case TOP_FETCH:
+    case TOP_SEND:
+    case TOP_INTO:
+    case TOP_WAIT:
+    case TOP__COUNT: SSD_BUG("an op for who runs blocks");
+    }
+}
+
+static void block(Interp *m, Step *s, const TOp *loop);
+
+static void run_loop(Interp *m, Step *s) {
+    const TOp *o = s->op;
+    i64 lo = (i64)ssd_run_scalar(m, s->lo), hi = (i64)ssd_run_scalar(m, s->hi);
+    ssd_run_carry(m, o, s);
     for (i64 k = lo; k < hi; k++) {
         m->slot[o->var].d[0] = (double)(o->flags & TF_REV ? hi - 1 - (k - lo) : k);
         block(m, s->body, o);
     }
 }
 
-static void block(Machine *m, Step *s, const TOp *loop) {
+static void block(Interp *m, Step *s, const TOp *loop) {
     for (; s; s = s->next) {
         const TOp *o = m->op = s->op;
-        switch ((TOpCode)o->op) {
-        case TOP_LOAD:
-        case TOP_STORE: access(m, s); break;
-        case TOP_MAP:
-        case TOP_FILL: map(m, s); break;
-        case TOP_REDUCE: reduce(m, s); break;
-        case TOP_MMA: mma(m, o); break;
-        case TOP_SCAN: scan(m, o); break;
-        case TOP_AT:
-        case TOP_RENAME:
-        case TOP_SPLIT:
-        case TOP_JOIN:
-        case TOP_SLICE:
-        case TOP_COPY: reshape(m, s); break;
-        case TOP_PUT: put(m, s); break;
-        case TOP_CAT: cat(m, o); break;
-        case TOP_SWAP: swap(m, o); break;
-        case TOP_INV: inv(m, o); break;
-        case TOP_PICK: pick(m, s); break;
-        case TOP_FOR:
-        case TOP_EACH: run_loop(m, s); break;
-        case TOP_YIELD: carry_all(m, loop, s); break;
-        case TOP_IF:
-            if (scalar(m, s->e) != 0) block(m, s->body, NULL);
-            break;
-        case TOP_BUF: make_buffer(m, o); break;
-        case TOP_PREFETCH:
-        case TOP__COUNT: break;
-        }
+        if (o->op == TOP_FOR || o->op == TOP_EACH)
+            run_loop(m, s);
+        else if (o->op == TOP_YIELD)
+            ssd_run_carry(m, loop, s);
+        else if (o->op != TOP_IF)
+            ssd_run_op(m, s);
+        else if (ssd_run_scalar(m, s->e) != 0)
+            block(m, s->body, NULL);
     }
 }
 
-// --- Compilation of blocks -----------------------------------------------------------------------
-static void box_of(Machine *m, Step *s) {
+// --- Compilation of blocks ----------------------------------------------------------------------
+static void box_of(Interp *m, Step *s) {
     const TOp *o = s->op;
+    if (o->op == TOP_FETCH || o->op == TOP_SEND || o->op == TOP_INTO) { // the tile, or its slice
+        for (int i = 0; i < tv(m, o->a)->naxes; i++)
+            if (tv(m, o->a)->ax[i] != o->ax[0]) s->box[s->nbox++] = tv(m, o->a)->ax[i];
+        return;
+    }
     if (o->op == TOP_STORE) {
         for (int i = 0; i < o->nidx; i++) {
             u8 ax[8];
@@ -816,7 +771,7 @@ static void box_of(Machine *m, Step *s) {
     if (o->op == TOP_REDUCE) s->box[s->nbox++] = o->ax[0];
 }
 
-static Step *compile_block(Machine *m, const TBlock *b, const TOp *loop) {
+Step *ssd_run_compile(Interp *m, const TBlock *b, const TOp *loop) {
     Step *first = NULL, **at = &first;
     for (const TOp *o = b->first; o; o = o->next) {
         Step *s = *at = NEW(m->a, Step);
@@ -824,12 +779,13 @@ static Step *compile_block(Machine *m, const TBlock *b, const TOp *loop) {
         s->op = m->op = o;
         if (o->op == TOP_PREFETCH) continue;
         box_of(m, s);
-        bool rank0 = o->op == TOP_AT || o->op == TOP_PUT || o->op == TOP_SLICE || o->op == TOP_IF;
+        bool rank0 = o->op == TOP_AT || o->op == TOP_PUT || o->op == TOP_SLICE || o->op == TOP_IF ||
+                     o->op >= TOP_RING;
         s->e = code(m, o->e, s->box, rank0 ? 0 : s->nbox);
-        s->e2 = code(m, o->e2, s->box, 0);
+        s->e2 = code(m, o->e2, s->box, o->op == TOP_INTO ? s->nbox : 0);
         s->when = code(m, o->when, s->box, s->nbox);
         s->lo = code(m, o->lo, NULL, 0);
-        s->hi = code(m, o->hi, NULL, 0);
+        s->hi = code(m, o->hi, s->box, o->op == TOP_INTO ? s->nbox : 0);
         for (int i = 0; i < o->nidx; i++) s->idx[i] = code(m, o->idx[i], s->box, s->nbox);
         const TOp *carrier = o->op == TOP_YIELD ? loop : o;
         if (o->ncarry) {
@@ -841,12 +797,12 @@ static Step *compile_block(Machine *m, const TBlock *b, const TOp *loop) {
             s->init[i] = code(m, o->init[i], t->ax, t->naxes);
             s->carried[i] = NEWN(m->a, double, m->slot[carrier->carry[i]].n);
         }
-        s->body = compile_block(m, &o->body, o);
+        s->body = ssd_run_compile(m, &o->body, o);
     }
     return first;
 }
 
-static void make_slots(Machine *m) {
+static void make_slots(Interp *m) {
     const Prog *p = m->p;
     m->slot = NEWN(m->a, Slot, p->vals.n);
     for (u32 v = 1; v < p->vals.n; v++) {
@@ -869,7 +825,7 @@ static void make_slots(Machine *m) {
         if (!m->slot[v].grain) m->slot[v].grain = 1;
 }
 
-static void make_tensors(Machine *m) {
+static void make_tensors(Interp *m) {
     const Prog *p = m->p;
     m->tensor = NEWN(m->a, Array, p->tensors.n);
     for (u32 i = 1; i < p->tensors.n; i++) {
@@ -891,8 +847,12 @@ static void make_tensors(Machine *m) {
     }
 }
 
-static void run_kernel(Machine *m, const TKernel *k) {
-    Step *body = compile_block(m, &k->body, NULL);
+static void run_kernel(Interp *m, const TKernel *k) {
+    if (ssd_timed_kernel(m->p, k)) {
+        ssd_timed_run(m, k);
+        return;
+    }
+    Step *body = ssd_run_compile(m, &k->body, NULL);
     Walk grid = {0};
     for (int i = 0; i < k->ngrid; i++) {
         i64 n = ssd_ex_eval_sym(m->p, k->grid[i].size, m->run->sym);
@@ -906,10 +866,13 @@ static void run_kernel(Machine *m, const TKernel *k) {
 }
 
 bool ssd_tile_interp(const Prog *p, Arena *arena, TileRun *run, Text *why) {
-    if (!ssd_tile_verify(p, why)) return false;
-    Machine *m = NEW(arena, Machine);
+    if (!(run->lax ? ssd_tile_check_types(p, why) : ssd_tile_verify(p, why))) return false;
+    Interp *m = NEW(arena, Interp);
     m->p = p, m->a = arena, m->run = run, m->why = why;
-    if (setjmp(m->out)) return false;
+    if (setjmp(m->out)) {
+        ssd_arena_free(&m->block);
+        return false;
+    }
     make_tensors(m);
     make_slots(m);
     for (u32 i = 0; i < p->kernels.n; i++) {

@@ -3,239 +3,13 @@
 // where types may be left out, `;` joins short ops on one line, and `# ..` is a comment (`#b` is a
 // symbol). Blocks are indented. The first error ends the parse; the program returned has passed the
 // verifier.
-#include "tile.h"
+#include "tile_lex.h"
 
-#include <setjmp.h>
 #include <stdio.h>
-#include <stdlib.h>
 
 enum { MAX_DEPTH = 100, MAX_BLOCKS = 32, MAX_OPERATORS = 2000 }; // of parentheses, blocks, a line
 
-typedef enum { K_END, K_NAME, K_NUM, K_SYM, K_OP } Kind;
-typedef struct Line {
-    const char *s, *end;
-    const char *start; // of the physical line, for columns
-    int indent, number;
-} Line;
-typedef struct Name {
-    const char *s;
-    Val val;
-    bool visible;
-    u32 next; // in its hash chain
-} Name;
-
-typedef struct Parser {
-    Arena *a;
-    Prog *p;
-    const char *file;
-    Diag *d;
-    VEC(Line) lines;
-    u32 line; // the next one
-    Line cur;
-    const char *at;
-    Kind kind; // the token at hand
-    const char *tok;
-    size_t len;
-    double num;
-    bool is_float, dims;
-    int depth, operators;
-    VEC(Name) names; // of the kernel; [0] unused
-    u32 chain[256];
-    jmp_buf out;
-} Parser;
-
-SSD_NORETURN static void fail_at(Parser *r, const char *at, const char *fmt, ...) SSD_PRINTF(3, 4);
-static void fail_at(Parser *r, const char *at, const char *fmt, ...) {
-    char text[256];
-    va_list ap;
-    va_start(ap, fmt);
-    vsnprintf(text, sizeof text, fmt, ap);
-    va_end(ap);
-    Place where = {r->file, r->cur.number, r->cur.start ? (int)(at - r->cur.start) + 1 : 0};
-    ssd_diag_add(r->d, DIAG_ERROR, where, "%s", text);
-    longjmp(r->out, 1);
-}
-#define fail(r, ...) fail_at((r), (r)->tok, __VA_ARGS__)
-
-// --- Lines and tokens ----------------------------------------------------------------------------
-static bool letter(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_'; }
-static bool digit(char c) { return c >= '0' && c <= '9'; }
-
-// A physical line, without its comment, in pieces at `;`.
-static void split_line(Parser *r, const char *s, const char *end, int number) {
-    Line l = {.start = s, .number = number};
-    while (s < end && *s == ' ') s++, l.indent++;
-    for (const char *c = s; c < end; c++)
-        if (*c == '#' && (c + 1 == end || !letter(c[1]))) end = c;
-    while (s < end) {
-        const char *stop = memchr(s, ';', (size_t)(end - s));
-        if (!stop) stop = end;
-        while (s < stop && *s == ' ') s++;
-        l.s = s, l.end = stop;
-        while (l.end > l.s && (l.end[-1] == ' ' || l.end[-1] == '\r')) l.end--;
-        if (l.end > l.s) vec_push(r->a, &r->lines, l);
-        s = stop + 1;
-    }
-}
-
-static void split_text(Parser *r, const char *s, size_t n) {
-    const char *end = s + n;
-    for (int number = 1; s < end; number++) {
-        const char *nl = memchr(s, '\n', (size_t)(end - s));
-        split_line(r, s, nl ? nl : end, number);
-        if (!nl) break;
-        s = nl + 1;
-    }
-}
-
-static void number_token(Parser *r) {
-    const char *s = r->at;
-    while (s < r->cur.end && digit(*s)) s++;
-    // `0..n` is a range, `0.5` a number
-    if (s + 1 < r->cur.end && *s == '.' && digit(s[1])) {
-        r->is_float = true;
-        do s++;
-        while (s < r->cur.end && digit(*s));
-    }
-    if (s < r->cur.end && (*s == 'e' || *s == 'E')) {
-        const char *e = s + 1;
-        if (e < r->cur.end && (*e == '+' || *e == '-')) e++;
-        if (e < r->cur.end && digit(*e)) {
-            r->is_float = true;
-            while (e < r->cur.end && digit(*e)) e++;
-            s = e;
-        }
-    }
-    char text[64];
-    size_t n = (size_t)(s - r->at);
-    if (n >= sizeof text) fail_at(r, r->at, "a number of %zu characters", n);
-    memcpy(text, r->at, n);
-    text[n] = 0;
-    char point[8];
-    snprintf(point, sizeof point, "%.1f", 0.5); // what strtod wants in this locale
-    for (char *c = text; *c; c++)
-        if (*c == '.') *c = point[1];
-    r->num = strtod(text, NULL);
-    r->len = n;
-    if (!r->is_float && r->num > 0x1p53) fail_at(r, r->at, "the number is too large for an index");
-}
-
-// A point inside a name, not the `..` of a range.
-static bool inner_dot(const char *s, const char *end) {
-    return *s == '.' && s + 1 < end && (letter(s[1]) || digit(s[1]));
-}
-
-static void next(Parser *r) {
-    while (r->at < r->cur.end && *r->at == ' ') r->at++;
-    r->tok = r->at;
-    r->is_float = false;
-    if (r->at >= r->cur.end) {
-        r->kind = K_END;
-        r->len = 0;
-        return;
-    }
-    const char *s = r->at;
-    if (letter(*s) || (*s == '#' && s + 1 < r->cur.end)) {
-        r->kind = *s == '#' ? K_SYM : K_NAME;
-        do s++;
-        while (s < r->cur.end && (letter(*s) || digit(*s) || inner_dot(s, r->cur.end)));
-        r->len = (size_t)(s - r->at);
-    } else if (digit(*s)) {
-        r->kind = K_NUM;
-        number_token(r);
-    } else {
-        static const char *const two[] = {"..", "//", "->", "<=", ">=", "==", "!="};
-        r->kind = K_OP;
-        r->len = 1;
-        for (size_t i = 0; i < COUNTOF(two); i++)
-            if (s + 1 < r->cur.end && s[0] == two[i][0] && s[1] == two[i][1]) r->len = 2;
-        if (*s < 33 || *s > 126) fail(r, "unexpected byte 0x%02x", (unsigned)(u8)*s);
-    }
-    r->at += r->len;
-}
-
-static void start_line(Parser *r) {
-    r->cur = r->lines.v[r->line++];
-    r->operators = 0;
-    r->at = r->cur.s;
-    next(r);
-}
-
-static bool is(const Parser *r, const char *s) {
-    return (r->kind == K_NAME || r->kind == K_OP) && strlen(s) == r->len &&
-           !memcmp(s, r->tok, r->len);
-}
-static bool take(Parser *r, const char *s) {
-    if (!is(r, s)) return false;
-    next(r);
-    return true;
-}
-static void want(Parser *r, const char *s) {
-    if (take(r, s)) return;
-    if (r->kind == K_END) fail(r, "expected `%s` before the end of the line", s);
-    fail(r, "expected `%s`, found `%.*s`", s, (int)MIN(r->len, 40), r->tok);
-}
-static char *word(Parser *r, const char *what) {
-    if (r->kind != K_NAME) fail(r, "expected %s", what);
-    char *s = ssd_arena_dup(r->a, r->tok, r->len);
-    next(r);
-    return s;
-}
-static void done(Parser *r) {
-    if (r->kind != K_END) fail(r, "unexpected `%.*s`", (int)MIN(r->len, 40), r->tok);
-}
-
-// --- Names ---------------------------------------------------------------------------------------
-static u32 *bucket(Parser *r, const char *s, size_t n) {
-    return &r->chain[ssd_hash(s, n, 0) & 255];
-}
-
-static u32 find_name(Parser *r, const char *s, size_t n) {
-    for (u32 i = *bucket(r, s, n); i; i = r->names.v[i].next)
-        if (strlen(r->names.v[i].s) == n && !memcmp(r->names.v[i].s, s, n)) return i;
-    return 0;
-}
-
-static void define(Parser *r, const char *at, const char *s, Val v) {
-    if (find_name(r, s, strlen(s))) fail_at(r, at, "`%s` is already defined in this kernel", s);
-    if (ssd_prog_find_axis(r->p, s)) fail_at(r, at, "`%s` is an axis", s);
-    u32 *b = bucket(r, s, strlen(s));
-    vec_push(r->a, &r->names, ((Name){.s = s, .val = v, .visible = true, .next = *b}));
-    *b = r->names.n - 1;
-}
-static void hide_from(Parser *r, u32 mark) {
-    for (u32 i = mark; i < r->names.n; i++) r->names.v[i].visible = false;
-}
-
-static Val value(Parser *r) {
-    if (r->kind != K_NAME) fail(r, "expected a value");
-    u32 i = find_name(r, r->tok, r->len);
-    if (!i) fail(r, "unknown value `%.*s`", (int)MIN(r->len, 40), r->tok);
-    if (!r->names.v[i].visible) fail(r, "`%s` is defined in another block", r->names.v[i].s);
-    next(r);
-    return r->names.v[i].val;
-}
-
-static u8 axis(Parser *r) {
-    const char *at = r->tok;
-    u8 x = ssd_prog_find_axis(r->p, word(r, "an axis"));
-    if (!x) fail_at(r, at, "unknown axis");
-    return x;
-}
-
-static int axes(Parser *r, const char *close, u8 *out, int max) {
-    int n = 0;
-    while (!take(r, close)) {
-        const char *at = r->tok;
-        u8 x = axis(r);
-        if (n == max) fail_at(r, at, "more than %d axes", max);
-        if (memchr(out, x, (size_t)n)) fail_at(r, at, "the axis is named twice");
-        out[n++] = x;
-    }
-    return n;
-}
-
-// --- Expressions ---------------------------------------------------------------------------------
+// --- Expressions --------------------------------------------------------------------------------
 static Ex expr(Parser *r);
 static Ex unary(Parser *r);
 
@@ -419,7 +193,7 @@ static i64 integer(Parser *r, const char *what, double lo, double hi) {
     return (i64)x->num;
 }
 
-// --- Types ---------------------------------------------------------------------------------------
+// --- Types --------------------------------------------------------------------------------------
 static u8 dtype(Parser *r) {
     for (int d = SSD_F32; d <= SSD_IDX; d++)
         if (take(r, ssd_dtype_name((ssd_dtype)d))) return (u8)d;
@@ -435,7 +209,8 @@ typedef struct Type {
 } Type;
 
 static void layout(Parser *r, Lay *l) {
-    static const char *const space[] = {"", "scalar", "mem", "shared", "reg"};
+    static const char *const space[] = {"",      "scalar", "mem", "shared", "reg",
+                                        "sw128", "row",    "acc", "frag",   "lane"};
     for (u8 i = 1; i < COUNTOF(space) && !l->space; i++)
         if (take(r, space[i])) l->space = i;
     if (!l->space) fail(r, "expected a space");
@@ -451,7 +226,7 @@ static void layout(Parser *r, Lay *l) {
             l->naxes++;
         }
     i64 dense = 1;
-    for (int i = l->naxes - 1; i >= 0 && !strides; i--) {
+    for (int i = l->naxes - 1; i >= 0 && !strides && l->space < SP_SW128; i--) {
         l->stride[i] = dense;
         dense *= r->p->axes.v[l->ax[i]].size;
     }
@@ -465,7 +240,7 @@ static Type type(Parser *r) {
     if (take(r, ":")) {
         t.at = r->tok;
         t.dtype = dtype(r);
-        if (take(r, "[")) t.naxes = axes(r, "]", t.ax, COUNTOF(t.ax));
+        if (take(r, "[")) t.naxes = ssd_lex_axes(r, "]", t.ax, COUNTOF(t.ax));
     }
     if (take(r, "@")) layout(r, &t.lay);
     return t;
@@ -489,7 +264,7 @@ static void set_type(Parser *r, Val v, const Type *t) {
     x->dtype = t->dtype;
 }
 
-// --- Ops -----------------------------------------------------------------------------------------
+// --- Ops ----------------------------------------------------------------------------------------
 static const char *const op_text[TOP__COUNT] = {
 #define TOP(id, text, stratum, doc) [TOP_##id] = text,
 #include "tile_ops.def"
@@ -556,6 +331,7 @@ static void room(Parser *r, const char *at, Val a, Val b, int more) {
 }
 
 static TOp *mma(Parser *r, TB *b, const char *s) {
+    bool async = take(r, "async");
     const char *at = r->tok;
     Val x = value(r), y = value(r), acc = 0;
     u8 keep[3], row = 0, col = 0;
@@ -570,6 +346,7 @@ static TOp *mma(Parser *r, TB *b, const char *s) {
     room(r, at, x, y, n);
     ssd_tile_mma(b, s, SSD_F32, x, y, acc, keep, n);
     b->at->last->tri_row = row, b->at->last->tri_col = col;
+    b->at->last->flags |= async ? TF_ASYNC : 0;
     return b->at->last;
 }
 
@@ -699,7 +476,7 @@ static void value_op(Parser *r, TB *b, TOpCode op, const char *s) {
         u8 ax[6];
         e = unary(r);
         want(r, "[");
-        int n = axes(r, "]", ax, COUNTOF(ax));
+        int n = ssd_lex_axes(r, "]", ax, COUNTOF(ax));
         t = type(r);
         ssd_tile_fill(b, s, t.dtype ? t.dtype : SSD_F32, e, ax, n);
         break;
@@ -750,6 +527,12 @@ static void value_op(Parser *r, TB *b, TOpCode op, const char *s) {
         o->out = ssd_prog_val(r->p, s, SSD_NONE, NULL, 0);
         break;
     }
+    case TOP_REGS: {
+        TOp *o = ssd_tile_op(b, TOP_REGS);
+        o->out = ssd_prog_val(r->p, s, dtype(r), NULL, 0);
+        o->depth = (int)integer(r, "registers", 1, 255);
+        return;
+    }
     default: fail(r, "`%s` defines no value", op_text[op]);
     }
     TOp *o = b->at->last;
@@ -784,16 +567,134 @@ static void loop(Parser *r, TB *b, TOpCode op, int indent, int depth) {
             set_type(r, ssd_tile_carry(b, o, s, init), &t);
         } while (take(r, ","));
     done(r);
-    for (int i = 0; i < o->ncarry; i++) define(r, carry[i].at, carry[i].s, o->carry[i]);
+    for (int i = 0; i < o->ncarry; i++) ssd_lex_define(r, carry[i].at, carry[i].s, o->carry[i]);
     u32 mark = r->names.n;
-    define(r, var_at, var, o->var);
+    ssd_lex_define(r, var_at, var, o->var);
     block(r, &o->body, indent, depth + 1);
-    hide_from(r, mark);
+    ssd_lex_hide(r, mark);
+}
+
+// --- Roles and rings (T2) -----------------------------------------------------------------------
+// An expression in front of `=` or `<-`: no comparison.
+static Ex sum(Parser *r) { return level(r, 4); }
+
+static void ring(Parser *r, TB *b, int indent, int depth) {
+    const char *at = r->tok;
+    TOp *o = ssd_tile_op(b, TOP_RING);
+    o->line = r->cur.number;
+    char *s = word(r, "a ring");
+    if (r->kind != K_NAME || *r->tok != 'x' || r->len < 2 || r->len > 4)
+        fail(r, "expected x and the number of slots");
+    for (size_t i = 1; i < r->len; i++) {
+        if (!digit(r->tok[i])) fail(r, "expected x and the number of slots");
+        o->depth = 10 * o->depth + (r->tok[i] - '0');
+    }
+    next(r);
+    o->copies = take(r, "copies") ? (int)integer(r, "copies", 1, 255) : 1;
+    done(r);
+    ssd_lex_define(r, at, s, o->out = ssd_prog_val(r->p, s, SSD_IDX, NULL, 0));
+    block(r, &o->body, indent, depth + 1);
+}
+
+static void slot(Parser *r, TB *b) {
+    const char *at = r->tok;
+    char *s = word(r, "a tile");
+    Type t = type(r);
+    if (!t.dtype) fail(r, "expected `:` and a type");
+    TOp *o = ssd_tile_op(b, TOP_SLOT);
+    o->out = ssd_prog_val(r->p, s, t.dtype, t.ax, t.naxes);
+    r->p->vals.v[o->out].lay = t.lay;
+    if (take(r, "run")) o->depth = (int)integer(r, "equal elements", 1, 4096);
+    ssd_lex_define(r, at, s, o->out);
+}
+
+static void role(Parser *r, TB *b, int indent, int depth) {
+    const char *at = r->tok;
+    TOp *o = ssd_tile_op(b, TOP_ROLE);
+    o->line = r->cur.number;
+    char *s = word(r, "a role");
+    ssd_lex_define(r, at, s, o->out = ssd_prog_val(r->p, s, SSD_IDX, NULL, 0));
+    want(r, "warps");
+    o->warps = (int)integer(r, "warps", 1, 64);
+    u32 mark = r->names.n;
+    o->copies = 1;
+    if (take(r, "copies")) {
+        o->copies = (int)integer(r, "copies", 1, 64);
+        at = r->tok;
+        if (o->copies > 1 || (r->kind == K_NAME && !is(r, "regs"))) {
+            s = word(r, "the copy's variable");
+            ssd_lex_define(r, at, s, o->var = ssd_prog_val(r->p, s, SSD_IDX, NULL, 0));
+        }
+    }
+    if (take(r, "regs")) o->regs = (int)integer(r, "registers", 1, 255);
+    done(r);
+    block(r, &o->body, indent, depth + 1);
+    ssd_lex_hide(r, mark);
+}
+
+static void part(Parser *r, TOp *o) {
+    o->a = value(r);
+    if (!take(r, "at")) return;
+    with_axis(r, o->a, o->ax[0] = axis(r));
+    want(r, "=");
+    o->e = sum(r);
+}
+
+static void away(Parser *r, TOp *o) {
+    Where w = place(r);
+    o->tensor = w.tensor, o->nidx = (u8)w.n;
+    memcpy(o->idx, w.idx, sizeof o->idx);
+}
+
+static bool timed_op(Parser *r, TB *b) {
+    static const u8 ops[] = {TOP_ACQUIRE, TOP_PUBLISH, TOP_AWAIT, TOP_RELEASE,
+                             TOP_FETCH,   TOP_SEND,    TOP_INTO,  TOP_WAIT};
+    size_t i = 0;
+    while (i < COUNTOF(ops) && !take(r, op_text[ops[i]])) i++;
+    if (i == COUNTOF(ops)) return false;
+    TOp *o = ssd_tile_op(b, (TOpCode)ops[i]);
+    switch (ops[i]) {
+    case TOP_FETCH:
+        part(r, o);
+        want(r, "<"), want(r, "-");
+        away(r, o);
+        o->when = when(r);
+        break;
+    case TOP_SEND:
+        away(r, o);
+        want(r, "<"), want(r, "-");
+        o->a = value(r);
+        o->when = when(r);
+        break;
+    case TOP_INTO:
+        part(r, o);
+        if (take(r, "tri")) o->tri_row = axis(r), o->tri_col = axis(r);
+        want(r, "=");
+        o->e2 = expr(r);
+        if (take(r, "below")) o->hi = expr(r);
+        break;
+    case TOP_WAIT:
+        o->a = value(r);
+        if (take(r, "pending")) o->pending = (int)integer(r, "products", 0, 255);
+        break;
+    default: // acquire, publish, await, release
+        o->a = value(r);
+        if (take(r, "at")) o->e = expr(r);
+    }
+    return true;
 }
 
 static void statement(Parser *r, TBlock *at, int indent, int depth) {
     TB b = {r->p, at};
     int line = r->cur.number;
+    if (take(r, "ring")) {
+        ring(r, &b, indent, depth);
+        return;
+    }
+    if (take(r, "role")) {
+        role(r, &b, indent, depth);
+        return;
+    }
     if (is(r, "for") || is(r, "each")) {
         TOpCode op = is(r, "for") ? TOP_FOR : TOP_EACH;
         next(r);
@@ -806,10 +707,14 @@ static void statement(Parser *r, TBlock *at, int indent, int depth) {
         done(r);
         u32 mark = r->names.n;
         block(r, &o->body, indent, depth + 1);
-        hide_from(r, mark);
+        ssd_lex_hide(r, mark);
         return;
     }
-    if (take(r, "store")) {
+    if (take(r, "slot")) {
+        slot(r, &b);
+    } else if (timed_op(r, &b)) {
+        ; // all of it was read
+    } else if (take(r, "store")) {
         Where w = place(r);
         want(r, "=");
         Ex e = expr(r);
@@ -838,7 +743,7 @@ static void statement(Parser *r, TBlock *at, int indent, int depth) {
         if (op == TOP__COUNT) fail(r, "unknown op `%.*s`", (int)MIN(r->len, 40), r->tok);
         next(r);
         value_op(r, &b, (TOpCode)op, s);
-        define(r, name_at, s, at->last->out);
+        ssd_lex_define(r, name_at, s, at->last->out);
     }
     at->last->line = line;
     done(r);
@@ -850,15 +755,14 @@ static void block(Parser *r, TBlock *at, int indent, int depth) {
     if (r->line == r->lines.n || r->lines.v[r->line].indent <= indent) return;
     int own = r->lines.v[r->line].indent;
     while (r->line < r->lines.n && r->lines.v[r->line].indent > indent) {
-        start_line(r);
+        ssd_lex_line(r);
         if (r->cur.indent != own) fail(r, "the indentation does not match its block");
         statement(r, at, own, depth);
     }
 }
 
-// --- Declarations
-// -------------------------------------------------------------------------------------- The rest
-// of the line, up to a space when `one` is set.
+// --- Declarations -------------------------------------------------------------------------------
+// The rest of the line, up to a space when `one` is set.
 static char *raw(Parser *r, bool one) {
     const char *s = r->tok, *e = r->cur.end;
     if (one)
@@ -921,7 +825,7 @@ static void kernel(Parser *r, int indent) {
             char *var = word(r, "a grid variable");
             want(r, "=");
             Ex size = expr(r);
-            define(r, at, var, ssd_prog_grid(r->p, k, var, size));
+            ssd_lex_define(r, at, var, ssd_prog_grid(r->p, k, var, size));
         }
     done(r);
     block(r, &k->body, indent, 0);
@@ -955,30 +859,35 @@ static void declaration(Parser *r) {
 
 static void program(Parser *r) {
     if (!r->lines.n) fail(r, "there is no program");
-    start_line(r);
+    ssd_lex_line(r);
     want(r, "program");
     r->p->name = raw(r, true);
-    if (take(r, "stratum")) r->p->stratum = (int)integer(r, "the stratum", 0, 1);
+    if (take(r, "stratum")) r->p->stratum = (int)integer(r, "the stratum", 0, 2);
     done(r);
     while (r->line < r->lines.n) {
-        start_line(r);
+        ssd_lex_line(r);
         declaration(r);
     }
 }
 
-Prog *ssd_tile_parse(Arena *a, const char *text, size_t n, const char *file, Diag *d) {
+Prog *ssd_tile_read(Arena *a, const char *text, size_t n, const char *file, Diag *d) {
     Parser *r = NEW(a, Parser);
     r->a = a;
     r->file = file;
     r->d = d;
     r->p = ssd_prog_new(a, "");
     r->cur.number = 1;
-    Text why = {0};
     if (setjmp(r->out)) return NULL;
-    split_text(r, text, n);
+    ssd_lex_split(r, text, n);
     program(r);
+    return r->p;
+}
+
+Prog *ssd_tile_parse(Arena *a, const char *text, size_t n, const char *file, Diag *d) {
+    Prog *p = ssd_tile_read(a, text, n, file, d);
+    Text why = {0};
     const TOp *at = NULL;
-    if (ssd_tile_check(r->p, &why, &at)) return r->p;
+    if (!p || ssd_tile_check(p, &why, &at)) return p;
     ssd_diag_add(d, DIAG_ERROR, (Place){file, at ? at->line : 0, at ? 1 : 0}, "%s", why.s);
     ssd_text_free(&why);
     return NULL;

@@ -15,9 +15,10 @@ static const char *const op_text[TOP__COUNT] = {
 #define TOP(id, text, stratum, doc) [TOP_##id] = text,
 #include "tile_ops.def"
 };
-static const char *const space_text[] = {"", "scalar", "mem", "shared", "reg"};
+static const char *const space_text[] = {"",      "scalar", "mem", "shared", "reg",
+                                         "sw128", "row",    "acc", "frag",   "lane"};
 
-// --- Expressions ---------------------------------------------------------------------------------
+// --- Expressions --------------------------------------------------------------------------------
 enum { P_OR = 1, P_AND, P_NOT, P_CMP, P_SUM, P_MUL, P_UNARY, P_ATOM };
 static const struct Infix {
     u8 prec;
@@ -148,7 +149,7 @@ static void expr(Printer *w, Ex e, int prec, ExStyle st) {
     }
 }
 
-// --- Types ---------------------------------------------------------------------------------------
+// --- Types --------------------------------------------------------------------------------------
 static bool is_float(u8 dt) { return dt != SSD_IDX && dt != SSD_I32 && dt != SSD_BOOL; }
 
 static void axis_list(Printer *w, const u8 *ax, int n) {
@@ -167,9 +168,9 @@ static bool packed(const Prog *p, const Lay *l) {
 // @mem(n p) in b0+128; with strides, @mem(n:72 p:1), when it is not dense.
 static void layout(Printer *w, const Lay *l) {
     if (l->space == SP_NONE) return;
-    ssd_text_printf(w->out, " @%s", space_text[l->space]);
+    ssd_text_printf(w->out, " @%s", l->space < COUNTOF(space_text) ? space_text[l->space] : "?");
     if (l->naxes) {
-        bool dense = packed(w->p, l);
+        bool dense = l->space >= SP_SW128 || packed(w->p, l);
         for (int i = 0; i < l->naxes; i++) {
             ssd_text_printf(w->out, "%s%s", i ? " " : "(", axis(w, l->ax[i]));
             if (!dense) ssd_text_printf(w->out, ":%lld", (long long)l->stride[i]);
@@ -190,7 +191,7 @@ static void type(Printer *w, const TVal *v) {
     layout(w, &v->lay);
 }
 
-// --- Ops -----------------------------------------------------------------------------------------
+// --- Ops ----------------------------------------------------------------------------------------
 static const ExStyle tight = {.tight = true};
 
 static void carries(Printer *w, const TOp *o) {
@@ -214,6 +215,72 @@ static void slice(Printer *w, u8 ax, Ex e) {
     expr(w, e, 0, tight);
 }
 
+static void when(Printer *w, const TOp *o) {
+    if (!o->when) return;
+    ssd_text_printf(w->out, " when ");
+    expr(w, o->when, 0, (ExStyle){0});
+}
+
+// The operands of what moves tiles and roles through time (T2).
+static void timed(Printer *w, const TOp *o) {
+    Text *t = w->out;
+    const char *out = o->out ? val_name(w, o->out) : "?";
+    switch (o->op) {
+    case TOP_RING: ssd_text_printf(t, " %s x%d", out, o->depth); break;
+    case TOP_SLOT:
+        ssd_text_printf(t, " %s", out);
+        if (o->out && o->out < w->p->vals.n) type(w, &w->p->vals.v[o->out]);
+        if (o->depth) ssd_text_printf(t, " run %d", o->depth);
+        break;
+    case TOP_REGS:
+        ssd_text_printf(t, " %s %d",
+                        o->out && o->out < w->p->vals.n
+                            ? ssd_dtype_name((ssd_dtype)w->p->vals.v[o->out].dtype)
+                            : "?",
+                        o->depth);
+        break;
+    case TOP_ROLE: ssd_text_printf(t, " %s warps %d", out, o->warps); break;
+    case TOP_FETCH:
+    case TOP_INTO:
+    case TOP_WAIT: ssd_text_printf(t, " %s", val_name(w, o->a)); break;
+    case TOP_SEND:
+        ssd_text_printf(t, " ");
+        indices(w, o->tensor, o->idx, o->nidx);
+        ssd_text_printf(t, " <- %s", val_name(w, o->a));
+        when(w, o);
+        break;
+    default: // acquire, publish, await, release
+        ssd_text_printf(t, " %s", val_name(w, o->a));
+        if (o->e) {
+            ssd_text_printf(t, " at ");
+            expr(w, o->e, P_SUM, tight);
+        }
+    }
+    if ((o->op == TOP_RING || o->op == TOP_ROLE) && o->copies > 1) {
+        ssd_text_printf(t, " copies %d", o->copies);
+        if (o->op == TOP_ROLE) ssd_text_printf(t, " %s", val_name(w, o->var));
+    }
+    if (o->op == TOP_ROLE && o->regs) ssd_text_printf(t, " regs %d", o->regs);
+    if (o->op == TOP_WAIT && o->pending) ssd_text_printf(t, " pending %d", o->pending);
+    if (o->op != TOP_FETCH && o->op != TOP_INTO) return;
+    if (o->ax[0]) {
+        ssd_text_printf(t, " at %s=", axis(w, o->ax[0]));
+        expr(w, o->e, P_SUM, tight);
+    }
+    if (o->op == TOP_FETCH) {
+        ssd_text_printf(t, " <- ");
+        indices(w, o->tensor, o->idx, o->nidx);
+        when(w, o);
+        return;
+    }
+    if (o->tri_row) ssd_text_printf(t, " tri %s %s", axis(w, o->tri_row), axis(w, o->tri_col));
+    ssd_text_printf(t, " = ");
+    expr(w, o->e2, 0, (ExStyle){.fl = true});
+    if (!o->hi) return;
+    ssd_text_printf(t, " below ");
+    expr(w, o->hi, 0, (ExStyle){.fl = true});
+}
+
 static void operands(Printer *w, const TOp *o) {
     Text *t = w->out;
     const char *a = o->a ? val_name(w, o->a) : "", *b = o->b ? val_name(w, o->b) : "";
@@ -231,10 +298,7 @@ static void operands(Printer *w, const TOp *o) {
             value.fl = o->tensor < w->p->tensors.n && is_float(w->p->tensors.v[o->tensor].dtype);
             expr(w, o->e, 0, value);
         }
-        if (o->when) {
-            ssd_text_printf(t, " when ");
-            expr(w, o->when, 0, (ExStyle){0});
-        }
+        when(w, o);
         break;
     case TOP_MAP:
     case TOP_REDUCE:
@@ -245,7 +309,7 @@ static void operands(Printer *w, const TOp *o) {
         ssd_text_printf(t, "}");
         break;
     case TOP_MMA:
-        ssd_text_printf(t, " %s %s", a, b);
+        ssd_text_printf(t, o->flags & TF_ASYNC ? " async %s %s" : " %s %s", a, b);
         if (o->nkeep) {
             ssd_text_printf(t, " keep ");
             axis_list(w, o->keep, o->nkeep);
@@ -313,19 +377,36 @@ static void operands(Printer *w, const TOp *o) {
         break;
     case TOP_BUF: ssd_text_printf(t, " %lld", (long long)o->bytes); break;
     case TOP_COPY: ssd_text_printf(t, " %s", a); break;
+    case TOP_RING:
+    case TOP_SLOT:
+    case TOP_REGS:
+    case TOP_ROLE:
+    case TOP_ACQUIRE:
+    case TOP_PUBLISH:
+    case TOP_AWAIT:
+    case TOP_RELEASE:
+    case TOP_FETCH:
+    case TOP_SEND:
+    case TOP_INTO:
+    case TOP_WAIT: timed(w, o); break;
     case TOP__COUNT: break;
     }
 }
 
+// Ops whose result is named where their operands are, not in front.
+static bool declares(const TOp *o) {
+    return o->op == TOP_RING || o->op == TOP_SLOT || o->op == TOP_ROLE;
+}
+
 static void op(Printer *w, const TOp *o) {
     const TVal *v = o->out && o->out < w->p->vals.n ? &w->p->vals.v[o->out] : NULL;
-    if (o->out) ssd_text_printf(w->out, "%s = ", val_name(w, o->out));
+    if (o->out && !declares(o)) ssd_text_printf(w->out, "%s = ", val_name(w, o->out));
     ssd_text_printf(w->out, "%s", op_text[o->op]);
     operands(w, o);
     if (o->flags & TF_INPLACE) ssd_text_printf(w->out, " inplace");
     if (v && o->op == TOP_BUF)
         layout(w, &v->lay);
-    else if (v)
+    else if (v && !declares(o) && o->op != TOP_REGS)
         type(w, v);
 }
 
@@ -338,21 +419,22 @@ static void block(Printer *w, const TBlock *b, int depth) {
     }
 }
 
-// --- Names: unique within a kernel, in the order of the text
-// ------------------------------------------ What a value may not be called: words of the grammar,
-// functions, axes.
-static const char *const words[] = {"and",  "or",    "not",     "true",    "false", "inf",
-                                    "nan",  "log2e", "keep",    "tri",     "when",  "rev",
-                                    "excl", "carry", "in",      "store",   "yield", "for",
-                                    "each", "if",    "inplace", "prefetch"};
+// --- Names: unique within a kernel, in the order of the text ------------------------------------
+// What a value may not be called: words of the grammar, functions, axes.
+static const char *const words[] = {
+    "and",   "or",      "not",     "true",     "false", "inf",  "nan",   "log2e",   "keep",
+    "tri",   "when",    "rev",     "excl",     "carry", "in",   "store", "yield",   "for",
+    "each",  "if",      "inplace", "prefetch", "ring",  "slot", "role",  "acquire", "publish",
+    "await", "release", "fetch",   "send",     "into",  "wait", "async"};
 
 typedef struct Names {
     const char **slot; // open addressing, twice as many as can be taken
     u32 cap;
 } Names;
 
-static bool taken(const Printer *w, const Names *set, const char *s) {
-    for (size_t i = 0; i < COUNTOF(words); i++)
+// A ring and a role stand where no other word is expected: they may be called `in` or `load`.
+static bool taken(const Printer *w, const Names *set, const char *s, bool word) {
+    for (size_t i = 0; word && i < COUNTOF(words); i++)
         if (!strcmp(words[i], s)) return true;
     if (ssd_fn_find(s, strlen(s)) >= 0 || ssd_prog_find_axis(w->p, s)) return true;
     for (u32 i = (u32)ssd_hash(s, strlen(s), 0) & (set->cap - 1); set->slot[i];
@@ -371,7 +453,7 @@ static char *plain(const Prog *p, const char *s) {
 }
 
 // The wish itself, else k1, k2, ..; s1_1, s1_2 after a digit.
-static void name(Printer *w, Names *set, Val v) {
+static void name(Printer *w, Names *set, Val v, bool word) {
     if (!v || v >= w->p->vals.n || w->name[v]) return;
     const char *wish = w->p->vals.v[v].name;
     char *s = ssd_arena_dup(w->p->arena, wish, strlen(wish));
@@ -381,7 +463,7 @@ static void name(Printer *w, Names *set, Val v) {
     if (!*s || (*s >= '0' && *s <= '9')) s = ssd_arena_printf(w->p->arena, "v%s", s);
     char last = s[strlen(s) - 1];
     const char *base = s, *sep = last >= '0' && last <= '9' ? "_" : "";
-    for (int k = 1; taken(w, set, s); k++)
+    for (int k = 1; taken(w, set, s, word); k++)
         s = ssd_arena_printf(w->p->arena, "%s%s%d", base, sep, k);
     u32 i = (u32)ssd_hash(s, strlen(s), 0) & (set->cap - 1);
     while (set->slot[i]) i = (i + 1) & (set->cap - 1);
@@ -390,10 +472,10 @@ static void name(Printer *w, Names *set, Val v) {
 
 static void names(Printer *w, Names *set, const TBlock *b) {
     for (const TOp *o = b->first; o; o = o->next) {
-        if (o->out) name(w, set, o->out);
-        if (o->var) name(w, set, o->var);
+        if (o->out) name(w, set, o->out, o->op != TOP_RING && o->op != TOP_ROLE);
+        if (o->var) name(w, set, o->var, true);
         if (o->op == TOP_FOR || o->op == TOP_EACH)
-            for (int i = 0; i < o->ncarry; i++) name(w, set, o->carry[i]);
+            for (int i = 0; i < o->ncarry; i++) name(w, set, o->carry[i], true);
         names(w, set, &o->body);
     }
 }
@@ -406,13 +488,13 @@ static Printer printer(const Prog *p, Text *out) {
     for (u32 i = 0; i < p->kernels.n; i++) {
         const TKernel *k = &p->kernels.v[i];
         memset(set.slot, 0, set.cap * sizeof *set.slot);
-        for (int g = 0; g < k->ngrid; g++) name(&w, &set, k->grid[g].var);
+        for (int g = 0; g < k->ngrid; g++) name(&w, &set, k->grid[g].var, true);
         names(&w, &set, &k->body);
     }
     return w;
 }
 
-// --- Whole programs ------------------------------------------------------------------------------
+// --- Whole programs -----------------------------------------------------------------------------
 void ssd_ex_print(const Prog *p, Ex e, Text *out) {
     Printer w = printer(p, out);
     expr(&w, e, 0, (ExStyle){0});

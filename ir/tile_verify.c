@@ -3,7 +3,7 @@
 // they are visible, axes and types fit the op, indices are affine in tile axes, and the program has
 // what its stratum claims and nothing beyond: T0 knows no spaces, T1 gives every value a place that
 // fits.
-#include "tile.h"
+#include "timed.h"
 
 #include <setjmp.h>
 
@@ -12,6 +12,8 @@ typedef struct Check {
     Text *why;
     const TOp *op;     // being looked at
     const char *where; // kernel
+    int stratum;       // of the kernel at hand
+    bool timed;        // it is written as roles: timed_verify.c knows its layouts
     u8 *seen;          // by value: 0 not yet, 1 visible, 2 out of scope
     i64 *bytes;        // by value: size of a buffer
     VEC(Val) scope;    // visible ones in order
@@ -34,7 +36,7 @@ static void fail(Check *c, const char *fmt, ...) {
     longjmp(c->out, 1);
 }
 
-// --- Axis sets -----------------------------------------------------------------------------------
+// --- Axis sets ----------------------------------------------------------------------------------
 typedef struct Set {
     u64 bits[4];
 } Set;
@@ -60,7 +62,7 @@ static const char *name(const Check *c, Val v) { return ssd_tile_val_name(c->p, 
 static const char *axis(const Check *c, u8 x) { return c->p->axes.v[x].name; }
 static i64 size(const Check *c, u8 x) { return c->p->axes.v[x].size; }
 
-// --- Expressions: visible names, axes, and how an index depends on tile axes ---------------------
+// --- Expressions: visible names, axes, and how an index depends on tile axes --------------------
 typedef enum { UNIFORM, AFFINE, OTHER } Shape;
 typedef struct Info {
     Set axes;
@@ -154,16 +156,18 @@ static void operand(Check *c, Val v, u8 ax) {
     if (ax && !has(&s, ax)) fail(c, "`%s` has no axis %s", name(c, v), axis(c, ax));
 }
 
-// --- Layouts (T1) --------------------------------------------------------------------------------
+// --- Layouts (T1) -------------------------------------------------------------------------------
 static void layout(Check *c, Val v, bool view) {
     const TVal *t = &c->p->vals.v[v];
     const Lay *l = &t->lay;
-    if (c->p->stratum == 0) {
+    if (c->stratum == 0) {
         if (l->space != SP_NONE)
             fail(c, "`%s` has a space, but the program claims stratum 0", name(c, v));
         return;
     }
+    if (c->timed) return;
     if (l->space == SP_NONE) fail(c, "`%s` has no space", name(c, v));
+    if (l->space > SP_REG) fail(c, "`%s` lies where only a role's tiles do", name(c, v));
     if (l->space == SP_SCALAR) {
         if (t->naxes) fail(c, "`%s` is a tile in a scalar's place", name(c, v));
         return;
@@ -192,7 +196,7 @@ static void layout(Check *c, Val v, bool view) {
              (long long)c->bytes[l->buf]);
 }
 
-// --- Ops -----------------------------------------------------------------------------------------
+// --- Ops ----------------------------------------------------------------------------------------
 static void define(Check *c, Val v) {
     if (!v || v >= c->p->vals.n) fail(c, "a value is missing");
     if (c->seen[v]) fail(c, "`%s` is defined twice", name(c, v));
@@ -438,6 +442,70 @@ static void check_yield(Check *c, const TOp *loop) {
     }
 }
 
+// --- Roles and rings (T2): names, axes and types; timed_verify.c has the rest -------------------
+// The axes of the tile an op fills: all of them, or those of a slice.
+static Set filled(Check *c) {
+    const TOp *o = c->op;
+    operand(c, o->a, o->ax[0]);
+    Set s = axes_of(c, o->a);
+    if (o->ax[0]) {
+        rank0(c, o->e, SSD_IDX, "the index");
+        del(&s, o->ax[0]);
+    }
+    return s;
+}
+
+static void check_moved(Check *c, const Set *tile) {
+    Set s = access(c);
+    if (!equal(&s, tile)) fail(c, "the tile and the indices have different axes");
+    if (c->p->tensors.v[c->op->tensor].dtype != c->p->vals.v[c->op->a].dtype)
+        fail(c, "the tile and the tensor have different dtypes");
+}
+
+static void check_timed(Check *c) {
+    const TOp *o = c->op;
+    Set s;
+    switch ((TOpCode)o->op) {
+    case TOP_RING:
+        define(c, o->out);
+        block(c, &o->body, NULL);
+        break;
+    case TOP_SLOT:
+    case TOP_REGS: define(c, o->out); break;
+    case TOP_ROLE: {
+        define(c, o->out);
+        u32 mark = c->scope.n;
+        if (o->var) define(c, o->var);
+        block(c, &o->body, NULL);
+        while (c->scope.n > mark) c->seen[c->scope.v[--c->scope.n]] = 2;
+        break;
+    }
+    case TOP_FETCH:
+        s = filled(c);
+        check_moved(c, &s);
+        break;
+    case TOP_SEND:
+        operand(c, o->a, 0);
+        s = axes_of(c, o->a);
+        check_moved(c, &s);
+        if (c->p->tensors.v[o->tensor].role == T_IN) fail(c, "a send to an input");
+        break;
+    case TOP_INTO: {
+        s = filled(c);
+        Info in = expr(c, o->e2);
+        if (!within(&in.axes, &s)) fail(c, "the value has an axis that the tile has not");
+        if (type(c, o->e2) == SSD_BOOL) fail(c, "the value is a condition");
+        if (o->tri_row && (!has(&s, o->tri_row) || !has(&s, o->tri_col)))
+            fail(c, "`%s` has not the axes of its triangle", name(c, o->a));
+        break;
+    }
+    case TOP_WAIT: operand(c, o->a, 0); break;
+    default: // acquire, publish, await, release
+        operand(c, o->a, 0);
+        if (o->e) rank0(c, o->e, SSD_IDX, "the copy");
+    }
+}
+
 static const u8 op_stratum[TOP__COUNT] = {
 #define TOP(id, text, stratum, doc) [TOP_##id] = stratum,
 #include "tile_ops.def"
@@ -538,6 +606,18 @@ static void check_op(Check *c, const TOp *loop) {
         result(c, &s);
         result_type(c, numeric(c->p->vals.v[o->a].dtype) ? SSD_F32 : SSD_IDX);
         break;
+    case TOP_RING:
+    case TOP_SLOT:
+    case TOP_REGS:
+    case TOP_ROLE:
+    case TOP_ACQUIRE:
+    case TOP_PUBLISH:
+    case TOP_AWAIT:
+    case TOP_RELEASE:
+    case TOP_FETCH:
+    case TOP_SEND:
+    case TOP_INTO:
+    case TOP_WAIT: check_timed(c); break;
     case TOP__COUNT: fail(c, "not an op");
     }
 }
@@ -545,7 +625,7 @@ static void check_op(Check *c, const TOp *loop) {
 // Only copies reach memory that a block's threads share by hand; arithmetic reads it through them.
 static void spaces(Check *c) {
     const TOp *o = c->op;
-    if (c->p->stratum == 0 || o->op == TOP_COPY || o->op == TOP_MMA) return;
+    if (c->stratum == 0 || o->op == TOP_COPY || o->op == TOP_MMA) return;
     Val v[3] = {o->a, o->b, o->c};
     for (int i = 0; i < 3; i++)
         if (v[i] && c->p->vals.v[v[i]].lay.space == SP_SHARED)
@@ -562,10 +642,10 @@ static void block(Check *c, const TBlock *b, const TOp *loop) {
     }
 }
 
-// --- Declarations --------------------------------------------------------------------------------
+// --- Declarations -------------------------------------------------------------------------------
 static void declarations(Check *c) {
     const Prog *p = c->p;
-    if (p->stratum < 0 || p->stratum > 1) fail(c, "stratum %d: only 0 and 1 exist", p->stratum);
+    if (p->stratum < 0 || p->stratum > 2) fail(c, "stratum %d: only 0 to 2 exist", p->stratum);
     for (u32 i = 1; i < p->axes.n; i++)
         if (p->axes.v[i].size < 1) fail(c, "axis %s has no elements", p->axes.v[i].name);
     for (u32 i = 1; i < p->tensors.n; i++) {
@@ -582,7 +662,18 @@ static void declarations(Check *c) {
     }
 }
 
-bool ssd_tile_check(const Prog *p, Text *why, const TOp **out_at) {
+// A kernel of T2 that is not written as roles is one of T1, or of T0 until `layout` has placed it.
+static bool unplaced(const Prog *p, const TBlock *b) {
+    for (const TOp *o = b->first; o; o = o->next)
+        if ((o->out && p->vals.v[o->out].lay.space) || !unplaced(p, &o->body)) return false;
+    return true;
+}
+static int stratum_of(const Prog *p, const TKernel *k) {
+    if (p->stratum < 2 || ssd_timed_kernel(p, k)) return p->stratum;
+    return unplaced(p, &k->body) ? 0 : 1;
+}
+
+static bool check(const Prog *p, Text *why, const TOp **out_at, bool timing) {
     Check *c = NEW(p->arena, Check);
     c->p = p;
     c->why = why;
@@ -597,6 +688,8 @@ bool ssd_tile_check(const Prog *p, Text *why, const TOp **out_at) {
         const TKernel *k = &p->kernels.v[i];
         c->where = k->name;
         c->op = NULL;
+        c->timed = ssd_timed_kernel(p, k);
+        c->stratum = stratum_of(p, k);
         for (int g = 0; g < k->ngrid; g++) {
             if (!expr(c, k->grid[g].size).sym_only || type(c, k->grid[g].size) != SSD_IDX)
                 fail(c, "grid size %d is no size", g + 1);
@@ -604,8 +697,15 @@ bool ssd_tile_check(const Prog *p, Text *why, const TOp **out_at) {
         }
         block(c, &k->body, NULL);
         while (c->scope.n) c->seen[c->scope.v[--c->scope.n]] = 2;
+        if (!c->timed) continue;
+        if (!ssd_timed_check_forms(p, k, why, out_at)) return false;
+        if (timing && !ssd_timed_check_order(p, k, why, out_at)) return false;
     }
     return true;
 }
 
-bool ssd_tile_verify(const Prog *p, Text *why) { return ssd_tile_check(p, why, NULL); }
+bool ssd_tile_check(const Prog *p, Text *why, const TOp **out_at) {
+    return check(p, why, out_at, true);
+}
+bool ssd_tile_verify(const Prog *p, Text *why) { return check(p, why, NULL, true); }
+bool ssd_tile_check_types(const Prog *p, Text *why) { return check(p, why, NULL, false); }
