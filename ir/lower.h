@@ -60,6 +60,7 @@ typedef struct Ctx {
     bool epilogue; // after the time loop: final states are known
     Ex valid;      // time places: the row exists (a condition); 0: always
     Ex guard;      // the same where tensor bounds do not already say so (packed); 0: none
+    Ex only;       // what is loaded and stored here is so under this condition; 0: always
     u8 row;        // tile axis of the rows, 0: one row
     VEC(struct Ctx *) shifted;
     i32 shift;
@@ -69,6 +70,9 @@ Ctx *ssd_ctx_new(Lower *l, Ctx *up, TBlock *block);
 // Opens a loop at a place and closes it when its body is written.
 TOp *ssd_ctx_open(Lower *l, Ctx *c, const char *var, Ex lo, Ex hi, bool rev);
 void ssd_ctx_close(Ctx *c);
+// A place inside `up` whose loads and stores are made under a condition on grid variables, and in
+// which everything that has an axis is evaluated anew.
+Ctx *ssd_ctx_only(Lower *l, Ctx *up, Ex condition);
 void ssd_ctx_bind(Lower *l, Ctx *c, AxisId x, Ex index); // a head axis binds its groups' axes too
 // Binds time: tau is the token's index in its sequence, an expression over `row` (a tile axis, or
 // 0).
@@ -97,6 +101,7 @@ TKernel *ssd_lower_kernel(Lower *l, const char *name, AxisId batch, const AxisId
                           Ctx **out_ctx);
 // The tile axis of rows (tokens), under this name unless the graph has an axis of it.
 u8 ssd_lower_row_axis(Lower *l, const char *want, i64 size);
+Ex ssd_lower_dim(Lower *l, AxisId x);       // the size of a graph axis
 Ref ssd_lower_final(const Lower *l, Ref r); // the `final` node of r, 0: none
 
 void ssd_lower_ssd(Lower *l, Ref r); // lower_ssd.c

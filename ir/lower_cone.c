@@ -32,6 +32,13 @@ void ssd_ctx_close(Ctx *c) {
     c->tail = (TBlock){0};
 }
 
+Ctx *ssd_ctx_only(Lower *l, Ctx *up, Ex condition) {
+    Ctx *c = ssd_ctx_new(l, up, up->block);
+    c->binds = UINT64_MAX;
+    c->only = condition;
+    return c;
+}
+
 Ex ssd_lower_fn(Lower *l, FnCode f, Ex a, Ex b) { return ssd_ex_fn(l->p, f, a, b, 0); }
 
 static Ex idx(Lower *l, i64 v) { return ssd_ex_int(l->p, v); }
@@ -153,6 +160,13 @@ Val ssd_cone_val(Lower *l, Ctx *c, Ref r) {
 
 void ssd_cone_set(Lower *l, Ctx *c, Ref r, Val v) { c->memo[r] = ssd_ex_val(l->p, v); }
 
+// The condition of a load or store here: of its rows, when it has a time axis, and of the place.
+static Ex guard_of(Lower *l, const Ctx *c, const Ctx *time) {
+    Ex only = 0, rows = time ? time->guard : 0;
+    for (const Ctx *p = c; p && !only; p = p->up) only = p->only;
+    return !only ? rows : !rows ? only : ssd_lower_fn(l, FN_AND, only, rows);
+}
+
 static Ex load(Lower *l, Ctx *c, Ref r) {
     const Node *n = &l->g->nodes.v[r];
     TB b = ssd_ctx_tb(l, c);
@@ -164,7 +178,7 @@ static Ex load(Lower *l, Ctx *c, Ref r) {
     const char *name = node_name(l, r);
     if (!name) name = l->p->tensors.v[l->tensor[r]].name;
     Val v = ssd_tile_load(&b, ssd_arena_printf(l->a, "%s_", name), SSD_F32, l->tensor[r], ix, k,
-                          t ? t->guard : 0);
+                          guard_of(l, c, t));
     return ssd_ex_val(l->p, v);
 }
 
@@ -410,6 +424,6 @@ void ssd_cone_stores(Lower *l, Ctx *c, bool epilogue) {
         for (int d = 0; d < naxes; d++)
             if (ax[d] == l->time) t = time_ctx(l, c);
         TB b = ssd_ctx_tb(l, c);
-        ssd_tile_store(&b, tensor, ix, k, v, t ? t->guard : 0);
+        ssd_tile_store(&b, tensor, ix, k, v, guard_of(l, c, t));
     }
 }

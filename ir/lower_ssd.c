@@ -2,13 +2,14 @@
 // Graph -> T0: the forms of one ssd operator (MATH: section 1).
 //
 //   recurrent  for t carry s: s = s*exp(l) + v k; y = sum over n of s q. The state is cut into rows
-//   of
-//              `block` values; every row is a unit of the grid (for a step: a loop).
-//   chunked    for c carry s: y = (q k^T masked by L) v + exp(cs) q s; s = exp(cs_Q) s + (exp(cs_Q
-//   - cs) v) k quadratic  every chunk of queries against all chunks of keys before it; `gap` sums
-//   the decay of the
-//              chunks between, so exponents stay exact without a long cumsum. A final state is a
-//              kernel of its own.
+//              of `block` values; every row is a unit of the grid (for a step: a loop).
+//   chunked    for c carry s: y = (q k^T masked by L) v + exp(cs) q s;
+//              s = exp(cs_Q) s + (exp(cs_Q - cs) v) k
+//   segments   the chunked form with time cut into segments that run side by side (below)
+//   quadratic  every chunk of queries against all chunks of keys before it; `gap` sums the decay of
+//              the chunks between, so exponents stay exact without a long cumsum. A final state is
+//              a kernel of its own.
+//
 // Time runs over positions i = c*Q + j; the token is tau = i, or len-1-i where time is reversed
 // (flip, rev), and everything else is the same. With R and W the cumulative decays on the reading
 // and the writing side, L_ij = exp(R_i - W_j): both inclusive forward; both exclusive for `rev`
@@ -97,19 +98,37 @@ static int state_axes(Op *o, u8 out[8]) {
     return n;
 }
 
-static Ex initial_state(Op *o, Ctx *k) {
+// The state before the first token; zero where `only` (a condition on grid variables; 0: none) does
+// not hold, without a look at memory.
+static Ex initial_state(Op *o, Ctx *k, Ex only) {
     u8 ax[8];
     int n = state_axes(o, ax);
     TB b = ssd_ctx_tb(o->l, k);
     Ref h0 = o->n->arg[4];
     if (!h0) return n ? val(o, ssd_tile_fill(&b, "s0", SSD_F32, zero(o), ax, n)) : zero(o);
-    Val v = ssd_cone_val(o->l, k, h0);
-    for (int d = 0; d < n; d++)
-        if (!ssd_cone_has_tile_axis(o->l, val(o, v), ax[d])) {
-            Val z = ssd_tile_fill(&b, "z0", SSD_F32, zero(o), ax, n);
-            return val(o, ssd_tile_map(&b, "s0", SSD_F32, fn(o, FN_ADD, val(o, z), val(o, v))));
-        }
-    return val(o, v);
+    Ex s = val(o, ssd_cone_val(o->l, only ? ssd_ctx_only(o->l, k, only) : k, h0));
+    if (only && o->l->g->nodes.v[h0].op != OP_IN) s = where(o, only, s, zero(o));
+    bool whole = o->l->p->exs.v[s].kind == EX_VAL;
+    for (int d = 0; d < n; d++) whole &= ssd_cone_has_tile_axis(o->l, s, ax[d]);
+    if (whole) return s;
+    if (n) s = fn(o, FN_ADD, val(o, ssd_tile_fill(&b, "z0", SSD_F32, zero(o), ax, n)), s);
+    return val(o, ssd_tile_map(&b, "s0", SSD_F32, s));
+}
+
+// The features that the decay has.
+static int decay_axes(Op *o, u8 out[8]) {
+    const AxisId *f = o->decay_key ? o->ax.key : o->ax.value;
+    int nf = o->decay_key ? o->ax.nkey : o->decay_value ? o->ax.nvalue : 0, n = 0;
+    for (int d = 0; d < nf; d++)
+        if (ssd_graph_has_axis(o->l->g, o->n->arg[3], f[d]))
+            out[n++] = ssd_cone_tile_axis(o->l, f[d]);
+    return n;
+}
+static Ex decay_fill(Op *o, TB *b, const char *name, double v) {
+    u8 ax[8];
+    int n = decay_axes(o, ax);
+    Ex e = ssd_ex_num(o->l->p, v);
+    return n ? val(o, ssd_tile_fill(b, name, SSD_F32, e, ax, n)) : e;
 }
 
 // A vector over key rows, seen from query rows.
@@ -237,28 +256,29 @@ static Val read_state(Op *o, TB *b, Val qi, Val s, Val decay_i) {
                         fn(o, FN_MUL, val(o, y), fn1(o, FN_EXP, val(o, decay_i))));
 }
 
-// The state after the chunk.
-static Val write_state(Op *o, TB *b, Val kj, Val vj, Val s, Decays d) {
+// The state after the chunk. *decay, where it is asked for: the factor of the old one in it.
+static Val write_state(Op *o, TB *b, Val kj, Val vj, Val s, Decays d, Ex *decay) {
     Val k = kj, v = vj;
     if (!o->decay) return ssd_tile_mma(b, "s1", SSD_F32, v, k, s, NULL, 0);
     Ex w = fn1(o, FN_EXP, val(o, d.to_end));
     if (o->decay_key && o->decay_value)
         SSD_BUG("a decay over key and value features does not factor");
-    if (!o->decay_key && !o->decay_value) w = val(o, ssd_tile_map(b, "wj", SSD_F32, w));
+    bool scalar = !o->decay_key && !o->decay_value;
+    if (scalar) w = val(o, ssd_tile_map(b, "wj", SSD_F32, w));
     if (o->decay_key)
         k = ssd_tile_map(b, "kw", SSD_F32, fn(o, FN_MUL, val(o, k), w));
     else
         v = ssd_tile_map(b, "vw", SSD_F32, fn(o, FN_MUL, val(o, v), w));
-    Ex end = val(o, d.end);
-    bool scalar = !o->decay_key && !o->decay_value;
-    Ex decay = fn1(o, FN_EXP, end);
-    if (scalar) decay = val(o, ssd_tile_map(b, "ed", SSD_F32, decay));
-    Val sd = ssd_tile_map(b, "sd", SSD_F32, fn(o, FN_MUL, val(o, s), decay));
+    Ex e = fn1(o, FN_EXP, val(o, d.end));
+    if (scalar || decay) e = val(o, ssd_tile_map(b, "ed", SSD_F32, e));
+    if (decay) *decay = e;
+    Val sd = ssd_tile_map(b, "sd", SSD_F32, fn(o, FN_MUL, val(o, s), e));
     return ssd_tile_mma(b, "s1", SSD_F32, v, k, sd, NULL, 0);
 }
 
-static void finish(Op *o, Ctx *k, TBlock *block, Val s) {
-    Ctx *end = ssd_ctx_new(o->l, k, block);
+// What is known after the last token; `only` as above.
+static void finish(Op *o, Ctx *k, Val s, Ex only) {
+    Ctx *end = only ? ssd_ctx_only(o->l, k, only) : ssd_ctx_new(o->l, k, k->block);
     end->epilogue = true;
     if (o->final) ssd_cone_set(o->l, end, o->final, s);
     ssd_cone_stores(o->l, end, true);
@@ -272,41 +292,62 @@ static void set_output(Op *o, Ctx *c, Val y) {
 
 // --- Chunked ------------------------------------------------------------------------------------
 
-// The loop over chunks that carries the state; with_output also reads it.
-static Val walk(Op *o, Ctx *k, Ex init, bool with_output) {
+// A walk over the chunks lo..hi, which carries the state from `init` on.
+typedef struct Walk {
+    Ex init, lo, hi;
+    bool reads;   // makes the output too
+    Ex decay0;    // 1: also the product of the chunks' decays; 0: not wanted
+    Val s, decay; // at the end
+} Walk;
+
+static Walk whole_walk(Op *o, Ctx *k, bool reads) {
+    return (Walk){.init = initial_state(o, k, 0), .lo = num(o, 0), .hi = chunks(o), .reads = reads};
+}
+
+static void walk_output(Op *o, Ctx *c, Val s, Val kj, Val vj, Decays d) {
     Lower *l = o->l;
-    TOp *loop = ssd_ctx_open(l, k, "c", num(o, 0), chunks(o), false);
+    TB b = ssd_ctx_tb(l, c);
+    Val qi = at_i(o, &b, "qi", ssd_cone_rows(l, c, o->n->arg[0], "q"));
+    Ex mask = causal(o, ssd_ex_axis(l->p, o->i), ssd_ex_axis(l->p, o->j));
+    Ex expo = o->decay ? fn(o, FN_SUB, val(o, d.r), val(o, d.w)) : 0;
+    Val ys = read_state(o, &b, qi, s, o->decay ? d.r : 0), y;
+    if (o->sub && !o->decay_key && !o->decay_value)
+        y = ssd_tile_mma(&b, "y_", SSD_F32, split_scores(o, c, d.ld, dot(o, &b, "S", qi, kj)), vj,
+                         ys, NULL, 0);
+    else
+        y = scores_times_value(o, &b, qi, kj, vj, mask, expo, ys);
+    set_output(o, c, y);
+}
+
+static void walk(Op *o, Ctx *k, Walk *w) {
+    Lower *l = o->l;
+    TOp *loop = ssd_ctx_open(l, k, "c", w->lo, w->hi, false);
     TB kb = {l->p, &k->tail};
-    Val s = ssd_tile_carry(&kb, loop, "s", init);
+    w->s = ssd_tile_carry(&kb, loop, "s", w->init);
+    if (w->decay0) w->decay = ssd_tile_carry(&kb, loop, "E", w->decay0);
     Ctx *c = tokens(o, k, &loop->body, chunk_pos(o, loop->var), o->j);
     TB b = ssd_ctx_tb(l, c);
     Decays d = {0};
     if (o->decay) d = decays(o, c);
     Val kj = ssd_cone_rows(l, c, o->n->arg[1], "k"), vj = ssd_cone_rows(l, c, o->n->arg[2], "v");
-    if (with_output) {
-        Val qi = at_i(o, &b, "qi", ssd_cone_rows(l, c, o->n->arg[0], "q"));
-        Ex mask = causal(o, ssd_ex_axis(l->p, o->i), ssd_ex_axis(l->p, o->j));
-        Ex expo = o->decay ? fn(o, FN_SUB, val(o, d.r), val(o, d.w)) : 0;
-        Val ys = read_state(o, &b, qi, s, o->decay ? d.r : 0), y;
-        if (o->sub && !o->decay_key && !o->decay_value)
-            y = ssd_tile_mma(&b, "y_", SSD_F32, split_scores(o, c, d.ld, dot(o, &b, "S", qi, kj)),
-                             vj, ys, NULL, 0);
-        else
-            y = scores_times_value(o, &b, qi, kj, vj, mask, expo, ys);
-        set_output(o, c, y);
+    if (w->reads) walk_output(o, c, w->s, kj, vj, d);
+    Ex next[2], decay;
+    next[0] = val(o, write_state(o, &b, kj, vj, w->s, d, w->decay0 ? &decay : NULL));
+    if (w->decay0) {
+        Ex e = fn(o, FN_MUL, val(o, w->decay), decay);
+        next[1] = val(o, ssd_tile_map(&b, "E1", SSD_F32, e));
     }
-    Ex next = val(o, write_state(o, &b, kj, vj, s, d));
-    ssd_tile_yield(&b, &next, 1);
+    ssd_tile_yield(&b, next, w->decay0 ? 2 : 1);
     ssd_ctx_close(k);
-    return s;
 }
 
 static void chunked(Op *o) {
     TKernel *t;
     rows(o);
     Ctx *k = kernel(o, "scan", &t);
-    Val s = walk(o, k, initial_state(o, k), true);
-    finish(o, k, k->block, s);
+    Walk w = whole_walk(o, k, true);
+    walk(o, k, &w);
+    finish(o, k, w.s, 0);
 }
 
 // Full mask: the whole sequence is written, then read.
@@ -315,14 +356,184 @@ static void full(Op *o) {
     rows(o);
     Ctx *k = kernel(o, "scan", &t);
     Lower *l = o->l;
-    Val s = walk(o, k, initial_state(o, k), false);
+    Walk w = whole_walk(o, k, false);
+    walk(o, k, &w);
     TOp *loop = ssd_ctx_open(l, k, "c", num(o, 0), chunks(o), false);
     Ctx *c = tokens(o, k, &loop->body, chunk_pos(o, loop->var), o->j);
     TB b = ssd_ctx_tb(l, c);
     Val qi = at_i(o, &b, "qi", ssd_cone_rows(l, c, o->n->arg[0], "q"));
-    set_output(o, c, read_state(o, &b, qi, s, 0));
+    set_output(o, c, read_state(o, &b, qi, w.s, 0));
     ssd_ctx_close(k);
-    finish(o, k, k->block, s);
+    finish(o, k, w.s, 0);
+}
+
+// --- Segments -----------------------------------------------------------------------------------
+// Time in SEG segments of `per` chunks. A kernel gathers the state of every segment but the last;
+// then all segments are walked at once, each from the sum of those before it:
+//
+//   kernel state grid b h g=SEG-1          slot g+1 = what segment g writes, its decay beside it
+//   kernel scan  grid b h g=SEG            for f in 1..g+1: s = s*Eg[f] + Sg[f]; the walk
+//
+// SEG is an expression over the sizes of a launch. Where it is 1, `state` has no blocks and `scan`
+// is the chunked form. No segment is empty but at t = 0, so the last one ends with the final state.
+//
+// The final state may lie where the initial one lies, and is written by one block of `scan` while
+// others start. None of them looks there: segment 0 gathers from the initial state on, and leaves
+// a copy of it in slot 0, where its own walk finds it. With one segment, reader and writer are the
+// same block, which needs no copy and makes none.
+
+typedef struct Segments {
+    Ex count, per;      // over the symbols of a launch
+    u16 states, decays; // workspace: states, and factors of what lies before (0: none)
+} Segments;
+
+// A slot has three indices before those of the state.
+static bool splits(const Op *o) {
+    return ssd_schedule_splits(&o->l->u->schedule) &&
+           o->ax.nvalue + o->ax.nkey + 3 <= (int)COUNTOF(((TTensor *)0)->dim);
+}
+
+static Ex at_least_one(Op *o, Ex e) { return fn(o, FN_MAX, num(o, 1), e); }
+
+// As many as fill the machine, of at least four chunks each: a shorter one is not worth the second
+// reading of its keys and values.
+static Ex segments_of_launch(Op *o) {
+    enum { LEAST_CHUNKS = 4 };
+    Lower *l = o->l;
+    const Schedule *s = &l->u->schedule;
+    i64 heads = o->ax.head ? l->g->axes.v[o->ax.head].size : 1, most = MAX(s->heads, 1);
+    Ex blocks = num(o, (heads + most - 1) / most);
+    if (l->batch) blocks = fn(o, FN_MUL, ssd_lower_dim(l, l->batch), blocks);
+    Ex room = fn(o, FN_FDIV, num(o, l->u->machine->blocks), at_least_one(o, blocks));
+    Ex long_enough = fn(o, FN_FDIV, chunks(o), num(o, LEAST_CHUNKS));
+    return at_least_one(o, fn(o, FN_MIN, room, long_enough));
+}
+
+static u16 segment_tensor(Op *o, const char *name, Ex slots, const u8 *ax, int n) {
+    Lower *l = o->l;
+    Ex dim[8];
+    int rank = 0;
+    if (l->batch) dim[rank++] = ssd_lower_dim(l, l->batch);
+    if (o->ax.head) dim[rank++] = ssd_lower_dim(l, o->ax.head);
+    dim[rank++] = slots;
+    for (int i = 0; i < n; i++) dim[rank++] = num(o, l->p->axes.v[ax[i]].size);
+    while (ssd_prog_find_tensor(l->p, name)) name = ssd_arena_printf(l->a, "%s_", name);
+    return ssd_prog_tensor(l->p, T_WS, name, SSD_F32, rank, dim);
+}
+
+// Indices of a slot of this block's batch and head.
+static int slot_indices(Op *o, const Ctx *k, Ex slot, const u8 *ax, int n, Ex out[8]) {
+    int m = 0;
+    if (o->l->batch) out[m++] = ssd_ctx_index(o->l, k, o->l->batch);
+    if (o->ax.head) out[m++] = ssd_ctx_index(o->l, k, o->ax.head);
+    out[m++] = slot;
+    for (int i = 0; i < n; i++) out[m++] = ssd_ex_axis(o->l->p, ax[i]);
+    return m;
+}
+
+static void store_slot(Op *o, Ctx *k, u16 tensor, Ex slot, const u8 *ax, int n, Ex v, Ex when) {
+    TB b = ssd_ctx_tb(o->l, k);
+    Ex ix[8];
+    int m = slot_indices(o, k, slot, ax, n, ix);
+    ssd_tile_store(&b, tensor, ix, m, v, when);
+}
+
+static Val load_slot(Op *o, TB *b, const Ctx *k, const char *name, u16 tensor, Ex slot,
+                     const u8 *ax, int n) {
+    Ex ix[8];
+    int m = slot_indices(o, k, slot, ax, n, ix);
+    return ssd_tile_load(b, name, SSD_F32, tensor, ix, m, 0);
+}
+
+static void gather_segment(Op *o, const Segments *sg) {
+    Lower *l = o->l;
+    TKernel *t;
+    Ctx *k = kernel(o, "state", &t);
+    Ex last = fn(o, FN_SUB, sg->count, num(o, 1));
+    Ex g = val(o, ssd_prog_grid(l->p, t, "g", last));
+    TB b = ssd_ctx_tb(l, k);
+    Ex per = val(o, ssd_tile_map(&b, "per", SSD_IDX, sg->per)), one = num(o, 1);
+    Ex first = fn(o, FN_EQ, g, num(o, 0)), lo = fn(o, FN_MUL, g, per);
+    Walk w = {.init = initial_state(o, k, first), .lo = lo, .hi = fn(o, FN_ADD, lo, per)};
+    if (o->decay) w.decay0 = decay_fill(o, &b, "E0", 1);
+    u8 ax[8], dx[8];
+    int n = state_axes(o, ax), nd = decay_axes(o, dx);
+    if (o->n->arg[4]) {
+        store_slot(o, k, sg->states, num(o, 0), ax, n, w.init, first);
+        if (o->decay) store_slot(o, k, sg->decays, num(o, 0), dx, nd, w.decay0, first);
+    }
+    walk(o, k, &w);
+    store_slot(o, k, sg->states, fn(o, FN_ADD, g, one), ax, n, val(o, w.s), 0);
+    if (o->decay) store_slot(o, k, sg->decays, fn(o, FN_ADD, g, one), dx, nd, val(o, w.decay), 0);
+}
+
+// The state before segment g.
+static Ex segment_start(Op *o, Ctx *k, const Segments *sg, Ex g, Ex count) {
+    Lower *l = o->l;
+    bool given = o->n->arg[4] != 0;
+    Ex one = num(o, 1), alone = fn(o, FN_EQ, count, one);
+    Ex lo = one, hi = fn(o, FN_ADD, g, one);
+    if (given) {
+        lo = fn(o, FN_MIN, g, one);
+        hi = where(o, alone, num(o, 0), hi);
+    }
+    Ex init = initial_state(o, k, alone);
+    TOp *loop = ssd_ctx_open(l, k, "f", lo, hi, false);
+    TB kb = {l->p, &k->tail}, b = {l->p, &loop->body};
+    Val s = ssd_tile_carry(&kb, loop, "start", init);
+    u8 ax[8], dx[8];
+    Ex f = val(o, loop->var), e = val(o, s);
+    Val part = load_slot(o, &b, k, "Sf", sg->states, f, ax, state_axes(o, ax));
+    if (o->decay) {
+        int nd = decay_axes(o, dx);
+        e = fn(o, FN_MUL, e, val(o, load_slot(o, &b, k, "Ef", sg->decays, f, dx, nd)));
+    }
+    Ex next = val(o, ssd_tile_map(&b, "sf", SSD_F32, fn(o, FN_ADD, e, val(o, part))));
+    ssd_tile_yield(&b, &next, 1);
+    ssd_ctx_close(k);
+    return val(o, s);
+}
+
+// What else reads the initial state would see the final one in its place: they keep apart then.
+static void no_other_reader(Op *o, Ref h0) {
+    Prog *p = o->l->p;
+    const Node *n = &o->l->g->nodes.v[h0];
+    for (int i = 0; i < 5; i++)
+        if (n->arg[i]) no_other_reader(o, n->arg[i]);
+    if (n->op != OP_IN || o->l->uses[h0] == 1) return;
+    const char *name = o->l->g->names.v[n->name];
+    for (u32 i = 1; i < p->tensors.n; i++)
+        if (p->tensors.v[i].alias && !strcmp(p->tensors.v[i].alias, name))
+            p->tensors.v[i].alias = NULL;
+}
+
+static void segments(Op *o) {
+    Lower *l = o->l;
+    int split = l->u->schedule.split;
+    rows(o);
+    Ex want = split == SPLIT_LAUNCH ? segments_of_launch(o) : num(o, split);
+    Segments sg = {.per = at_least_one(o, fn(o, FN_CDIV, chunks(o), want))};
+    sg.count = at_least_one(o, fn(o, FN_CDIV, chunks(o), sg.per));
+    // None where there is one segment, else at least one each, and short to say.
+    Ex slots = fn(o, FN_MUL, num(o, 2), fn(o, FN_SUB, sg.count, num(o, 1)));
+    u8 ax[8];
+    sg.states = segment_tensor(o, "Sg", slots, ax, state_axes(o, ax));
+    if (o->decay) sg.decays = segment_tensor(o, "Eg", slots, ax, decay_axes(o, ax));
+    gather_segment(o, &sg);
+    if (o->n->arg[4]) no_other_reader(o, o->n->arg[4]);
+
+    TKernel *t;
+    Ctx *k = kernel(o, "scan", &t);
+    Ex g = val(o, ssd_prog_grid(l->p, t, "g", sg.count));
+    TB b = ssd_ctx_tb(l, k);
+    Ex per = val(o, ssd_tile_map(&b, "per", SSD_IDX, sg.per));
+    Ex count = val(o, ssd_tile_map(&b, "segments", SSD_IDX, sg.count)), one = num(o, 1);
+    Ex end = fn(o, FN_MUL, fn(o, FN_ADD, g, one), per);
+    Walk w = {.init = segment_start(o, k, &sg, g, count), .reads = true};
+    w.lo = fn(o, FN_MUL, g, per);
+    w.hi = fn(o, FN_MIN, end, chunks(o));
+    walk(o, k, &w);
+    finish(o, k, w.s, fn(o, FN_EQ, g, fn(o, FN_SUB, count, one)));
 }
 
 // --- Quadratic ----------------------------------------------------------------------------------
@@ -350,16 +561,7 @@ static void quadratic_rows(Op *o, Ctx *k, Ex u, TBlock *block) {
     ax[nax++] = o->i;
     for (int d = 0; d < o->ax.nvalue; d++) ax[nax++] = ssd_cone_tile_axis(l, o->ax.value[d]);
     Val y0 = ssd_tile_fill(&bq, "y0", SSD_F32, zero(o), ax, nax);
-    Ex gap0 = zero(o);
-    if (o->decay && (o->decay_key || o->decay_value)) {
-        nax = 0;
-        const AxisId *f = o->decay_key ? o->ax.key : o->ax.value;
-        int nf = o->decay_key ? o->ax.nkey : o->ax.nvalue;
-        for (int d = 0; d < nf; d++)
-            if (ssd_graph_has_axis(l->g, o->n->arg[3], f[d]))
-                ax[nax++] = ssd_cone_tile_axis(l, f[d]);
-        gap0 = val(o, ssd_tile_fill(&bq, "gap0", SSD_F32, zero(o), ax, nax));
-    }
+    Ex gap0 = o->decay ? decay_fill(o, &bq, "gap0", 0) : 0;
     Ex hi = is_full ? chunks(o) : fn(o, FN_ADD, u, num(o, 1));
     TOp *loop = ssd_ctx_open(l, cq, "v", first_chunk(o, u), hi, true);
     TB lb = {l->p, &cq->tail};
@@ -386,7 +588,7 @@ static void quadratic_rows(Op *o, Ctx *k, Ex u, TBlock *block) {
     ssd_tile_yield(&b, next, o->decay ? 2 : 1);
     ssd_ctx_close(cq);
     if (o->n->arg[4]) { // the initial state, through all the decay before this block
-        Ex init = initial_state(o, k);
+        Ex init = initial_state(o, k, 0);
         Val s0 = l->p->exs.v[init].val, di = 0;
         if (o->decay)
             di = ssd_tile_map(&bq, "ri", SSD_F32, fn(o, FN_ADD, val(o, dq.r), val(o, gap)));
@@ -402,8 +604,9 @@ static void quadratic(Op *o) {
     rows(o);
     if (o->final) {
         Ctx *k = kernel(o, "state", &t);
-        Val s = walk(o, k, initial_state(o, k), false);
-        finish(o, k, k->block, s);
+        Walk w = whole_walk(o, k, false);
+        walk(o, k, &w);
+        finish(o, k, w.s, 0);
     }
     Ctx *k = kernel(o, "quad", &t);
     if (!l->g->packed) {
@@ -488,20 +691,39 @@ static Ex block_count(Op *o, i64 cut) {
     return num(o, (o->l->g->axes.v[o->ax.value[0]].size + cut - 1) / cut);
 }
 
+// Does every state that this stage writes in place have the axis? Blocks that share one would read
+// what another has written.
+static bool states_apart(Op *o, AxisId p) {
+    Lower *l = o->l;
+    const Stage *s = &l->stages.v[l->stage];
+    for (u32 i = 0; i < s->stores.n; i++) {
+        StageStore st = s->stores.v[i];
+        bool in_place = st.out >= 0 && l->p->tensors.v[l->out_tensor[st.out]].alias;
+        if (in_place && !ssd_graph_has_axis(l->g, st.ref, p)) return false;
+    }
+    return true;
+}
+
+// Blocks of rows are units of a GPU's grid, where they may be; on a CPU one after the other.
 static void step(Op *o) {
     Lower *l = o->l;
     TKernel *t;
     Ctx *k = kernel(o, "step", &t), *token = tokens(o, k, k->block, num(o, 0), 0), *c = token;
     i64 cut = block_rows_of(o);
-    if (cut) {
+    bool gpu = l->u->machine && l->u->machine->gpu;
+    if (cut && gpu && !states_apart(o, o->ax.value[0])) cut = 0;
+    if (cut && gpu) {
+        Ex pb = val(o, ssd_prog_grid(l->p, t, "pb", block_count(o, cut)));
+        c = blocked(o, token, token->block, pb, cut);
+    } else if (cut) {
         TOp *loop = ssd_ctx_open(l, token, "pb", num(o, 0), block_count(o, cut), false);
         c = blocked(o, token, &loop->body, val(o, loop->var), cut);
     }
-    Val s = ssd_cone_named(l, c, "s", initial_state(o, c));
+    Val s = ssd_cone_named(l, c, "s", initial_state(o, c, 0));
     Val s1 = one_token(o, c, s, true);
-    finish(o, c, c->block, s1);
+    finish(o, c, s1, 0);
     ssd_cone_stores(l, c, false);
-    if (cut) ssd_ctx_close(token);
+    if (cut && !gpu) ssd_ctx_close(token);
 }
 
 static void recurrent(Op *o) {
@@ -513,7 +735,7 @@ static void recurrent(Op *o) {
         place =
             blocked(o, k, k->block, val(o, ssd_prog_grid(l->p, t, "pb", block_count(o, cut))), cut);
     bool is_full = o->n->flags & SSD_FULL;
-    Ex s0 = initial_state(o, place);
+    Ex s0 = initial_state(o, place, 0);
     TOp *loop = ssd_ctx_open(l, place, "i", num(o, 0), ssd_lower_len(l), false);
     TB lb = {l->p, &loop->body};
     Val s = ssd_tile_carry(&lb, loop, "s", s0);
@@ -529,7 +751,7 @@ static void recurrent(Op *o) {
         ssd_cone_stores(l, c2, false);
         ssd_ctx_close(place);
     }
-    finish(o, place, place->block, s);
+    finish(o, place, s, 0);
 }
 
 void ssd_lower_ssd(Lower *l, Ref r) {
@@ -544,6 +766,8 @@ void ssd_lower_ssd(Lower *l, Ref r) {
         quadratic(&o);
     else if (is_full)
         full(&o);
+    else if (splits(&o))
+        segments(&o);
     else
         chunked(&o);
     memset(l->tile_of, 0, sizeof l->tile_of);

@@ -12,17 +12,20 @@ typedef enum {
 } MmaAtom;
 
 typedef struct Machine {
-    const char *target;   // "cpu-x86-64-v4" ..: part of the cache key
-    const char *arch;     // LLVM triple's first part: "x86_64", "aarch64"
-    const char *features; // LLVM feature string, "+avx512f,+fma,..": from CPUID, never from the CPU's name
-    int vector_bits;      // 512, 256, 128
-    int vector_regs;      // 32, 16
-    int f32_lanes;        // vector_bits / 32
+    const char *target; // "cpu-x86-64-v4" ..: part of the cache key
+    const char *arch;   // LLVM triple's first part: "x86_64", "aarch64"
+    const char
+        *features; // LLVM feature string, "+avx512f,+fma,..": from CPUID, never from the CPU's name
+    int vector_bits; // 512, 256, 128
+    int vector_regs; // 32, 16
+    int f32_lanes;   // vector_bits / 32
     bool fma, f16c, bf16_dot, amx;
-    i64 l1, l2;           // bytes a core
-    MmaAtom mma;             // the atom of f32 products, and its block: rows of A x vectors of B
+    i64 l1, l2;  // bytes a core
+    MmaAtom mma; // the atom of f32 products, and its block: rows of A x vectors of B
     int mma_rows, mma_vecs;
-    bool gpu;             // blocks of threads; l1 is the shared memory that a block may use
+    bool wgmma; // asynchronous products of warpgroups, TMA, registers moved between warps: sm_90a
+    bool gpu;   // blocks of threads; l1 is the shared memory that a block may use
+    int blocks; // blocks of a grid that run at once, one a multiprocessor; at most 1: unknown
 } Machine;
 
 #endif

@@ -12,7 +12,7 @@
 
 #include <math.h>
 
-static Ex dim(Lower *l, AxisId x) {
+Ex ssd_lower_dim(Lower *l, AxisId x) {
     const Axis *a = &l->g->axes.v[x];
     if (a->kind == AX_BATCH && l->g->packed) return ssd_ex_int(l->p, 1);
     if (a->size >= 0) return ssd_ex_int(l->p, a->size);
@@ -24,7 +24,7 @@ static u16 tensor(Lower *l, TRole role, const char *name, ssd_dtype dt, const Ax
     Ex d[8];
     int rank = 0;
     for (int i = 0; i < n; i++)
-        if (!(l->g->step && ax[i] == l->time)) d[rank++] = dim(l, ax[i]);
+        if (!(l->g->step && ax[i] == l->time)) d[rank++] = ssd_lower_dim(l, ax[i]);
     return ssd_prog_tensor(l->p, role, name, dt, rank, d);
 }
 
@@ -33,6 +33,13 @@ static const char *ws_name(Lower *l, Ref r) {
     const char *s = n->name ? l->g->names.v[n->name] : "ws";
     s = ssd_arena_printf(l->a, "%s_ws", s);
     return ssd_prog_find_tensor(l->p, s) ? ssd_arena_printf(l->a, "%s%u", s, r) : s;
+}
+
+// May the state's final value lie where its initial one does: element for element?
+static bool in_place(const Graph *g, const GraphState *st, const GraphOut *out) {
+    if (!st->in_name || !st->init || !st->out_name || strcmp(st->out_name, out->name)) return false;
+    const Node *in = &g->nodes.v[st->init];
+    return in->naxes == out->naxes && !memcmp(in->ax, out->ax, in->naxes * sizeof *in->ax);
 }
 
 static void tensors(Lower *l) {
@@ -52,11 +59,9 @@ static void tensors(Lower *l) {
     for (u32 i = 0; i < g->outs.n; i++) {
         const GraphOut *o = &g->outs.v[i];
         l->out_tensor[i] = tensor(l, T_OUT, o->name, o->dtype, o->ax, o->naxes);
-        for (u32 s = 0; s < g->states.n; s++) {
-            const GraphState *st = &g->states.v[s];
-            if (st->in_name && st->init && st->out_name && !strcmp(st->out_name, o->name))
-                l->p->tensors.v[l->out_tensor[i]].alias = st->in_name;
-        }
+        for (u32 s = 0; s < g->states.n; s++)
+            if (in_place(g, &g->states.v[s], o))
+                l->p->tensors.v[l->out_tensor[i]].alias = g->states.v[s].in_name;
     }
     for (Ref r = 1; r < g->nodes.n; r++)
         if (l->in_ws[r]) {
@@ -106,7 +111,7 @@ TKernel *ssd_lower_kernel(Lower *l, const char *name, AxisId batch, const AxisId
         if (l->seq) ssd_ctx_bind(l, c, l->seq, at);
     } else if (batch) {
         const Axis *a = &g->axes.v[batch];
-        Val v = ssd_prog_grid(l->p, k, a->name, dim(l, batch));
+        Val v = ssd_prog_grid(l->p, k, a->name, ssd_lower_dim(l, batch));
         ssd_ctx_bind(l, c, batch, ssd_ex_val(l->p, v));
     }
     for (int i = 0; i < nheads; i++) {

@@ -23,6 +23,7 @@ static bool refuse(Unit *u, Reason r) {
 
 typedef struct Needs {
     bool ssd, band, vector_decay, both;
+    bool carry; // an ssd whose state is carried from chunk to chunk
 } Needs;
 
 static Needs needs(const Graph *g) {
@@ -32,6 +33,7 @@ static Needs needs(const Graph *g) {
         if (n->op != OP_SSD) continue;
         f.ssd = true;
         f.band |= n->k != 0;
+        f.carry |= !n->k && !(n->flags & SSD_FULL);
         if (!n->arg[3]) continue;
         SsdAxes ax = ssd_graph_ssd_axes(g, r);
         bool key = false, value = false;
@@ -57,6 +59,36 @@ static int spec_chunk(const char *s, int want) {
     return best;
 }
 
+// Segments of time. A machine that runs many blocks at once is idle where batch and heads are few.
+static bool choose_split(Unit *u, const Needs *f) {
+    Schedule *s = &u->schedule;
+    const Graph *g = u->graph;
+    bool can = s->form == FORM_CHUNKED && f->carry && !g->packed && !g->step;
+    if (s->split > 1 && g->invariant) return refuse(u, REASON_SPLIT_INVARIANT);
+    if (s->split > 1 && !can) return refuse(u, REASON_SPLIT_FORM);
+    bool many = u->machine && u->machine->blocks > 1 && can && !g->invariant;
+    if (s->split < 1) s->split = many ? SPLIT_LAUNCH : 0;
+    if (s->split == 1 && !many) s->split = 0; // which is the same
+    return true;
+}
+
+// Rows of the state for a block of a GPU's step: few, so that few heads fill the device, and enough
+// for every thread to have several loads under way.
+static int step_rows(const Graph *g) {
+    enum { POINTS = 2048, MOST = 64 };
+    i64 points = 1;
+    for (Ref r = 1; r < g->nodes.n; r++) {
+        if (g->nodes.v[r].op != OP_SSD) continue;
+        SsdAxes ax = ssd_graph_ssd_axes(g, r);
+        i64 keys = 1;
+        for (int d = 0; d < ax.nkey; d++) keys *= g->axes.v[ax.key[d]].size;
+        points = MAX(points, keys);
+    }
+    int rows = 1;
+    while (rows < MOST && 2 * rows * points <= POINTS) rows *= 2;
+    return rows;
+}
+
 bool ssd_pass_form(Unit *u) {
     Schedule *s = &u->schedule, asked = *s;
     Needs f = needs(u->graph);
@@ -74,9 +106,12 @@ bool ssd_pass_form(Unit *u) {
     if (!s->q) s->q = spec_chunk(u->graph->chunk, want);
     if (!s->q) s->q = want;
     if (s->q < 1 || s->q > 1024) return refuse(u, REASON_CHUNK_RANGE);
-    bool gpu = u->machine &&
-               u->machine->gpu; // a step's whole head at once; tensor cores form scores again
-    if (!s->block) s->block = gpu && u->graph->step ? 64 : 8;
+    // A GPU's tensor cores form scores again, and feed two heads of one group from the same keys.
+    bool gpu = u->machine && u->machine->gpu;
+    if (!s->block) s->block = gpu && u->graph->step ? step_rows(u->graph) : 8;
     if (s->hoist < 0) s->hoist = s->form == FORM_CHUNKED && !gpu;
+    if (!s->heads && gpu && s->form == FORM_CHUNKED && !f.vector_decay)
+        s->heads = u->machine->wgmma ? 2 : 1;
+    if (!choose_split(u, &f)) return false;
     return memcmp(&asked, s, sizeof asked) != 0;
 }

@@ -19,6 +19,7 @@ typedef struct Hoist {
     Unit *u;
     Prog *p;
     Val head;    // the grid variable of heads
+    Val segment; // that of segments of the loop, 0: none
     i64 per;     // heads a group
     bool *own;   // [val] differs between the heads of a group, or is carried
     bool *made;  // [val] descends from a product
@@ -200,6 +201,10 @@ static bool chunks_of(Hoist *h, TKernel *k, TOp *loop, Chunks *out) {
     *out = (Chunks){.count = loop->hi};
     if (closed(p, loop->hi)) return true;
     const Expr *hi = &p->exs.v[loop->hi];
+    if (hi->kind == EX_FN && hi->fn == FN_MIN && closed(p, hi->arg[1])) { // a segment of them
+        out->count = hi->arg[1];
+        return true;
+    }
     if (hi->kind != EX_FN || hi->fn != FN_CDIV || p->exs.v[hi->arg[1]].kind != EX_NUM) return false;
     Val lo = 0, seq = 0;
     for (TOp *o = k->body.first; o; o = o->next)
@@ -218,13 +223,14 @@ static bool chunks_of(Hoist *h, TKernel *k, TOp *loop, Chunks *out) {
     return true;
 }
 
-static int ws_index(Prog *p, const TKernel *k, Val head, Ex group, Ex row, Chunks c, const TVal *v,
+static int ws_index(const Hoist *h, const TKernel *k, Ex group, Ex row, Chunks c, const TVal *v,
                     Ex out[8]) {
+    Prog *p = h->p;
     int n = 0;
     for (int i = 0; i < k->ngrid; i++) {
-        if (k->grid[i].var == head)
+        if (k->grid[i].var == h->head)
             out[n++] = group;
-        else if (!c.packed)
+        else if (!c.packed && k->grid[i].var != h->segment)
             out[n++] = ssd_ex_val(p, k->grid[i].var);
     }
     out[n++] = row;
@@ -240,7 +246,7 @@ static u16 workspace(Hoist *h, const TKernel *k, Val v, Chunks c) {
         Ex size = k->grid[i].size;
         if (k->grid[i].var == h->head)
             dim[n++] = ssd_ex_int(p, (i64)p->exs.v[size].num / h->per);
-        else if (!c.packed)
+        else if (!c.packed && k->grid[i].var != h->segment)
             dim[n++] = size;
     }
     dim[n++] = c.count;
@@ -258,6 +264,7 @@ static TKernel hoist_loop(Hoist *h, TKernel *k, TOp *loop, Chunks c, TOp **front
     Subst s = {.h = h};
     for (int i = 0; i < k->ngrid; i++) {
         bool head = k->grid[i].var == h->head;
+        if (k->grid[i].var == h->segment) continue;
         Val v = ssd_prog_val(p, head ? "u" : p->vals.v[k->grid[i].var].name, SSD_IDX, NULL, 0);
         Ex size = k->grid[i].size;
         if (head) {
@@ -298,7 +305,7 @@ static TKernel hoist_loop(Hoist *h, TKernel *k, TOp *loop, Chunks c, TOp **front
         if (c.packed) chunk = ssd_ex_fn(p, FN_ADD, c.first, chunk, 0);
         Ex per = ssd_ex_int(p, h->per);
         Ex group = ssd_ex_fn(p, FN_FDIV, ssd_ex_val(p, h->head), per, 0);
-        int m = ws_index(p, k, h->head, group, chunk, c, &v, ix);
+        int m = ws_index(h, k, group, chunk, c, &v, ix);
         TB b = {p, body};
         Ex there[8];
         for (int d = 0; d < m; d++) there[d] = ssd_ex_rewrite(p, ix[d], subst, &s);
@@ -313,32 +320,6 @@ static TKernel hoist_loop(Hoist *h, TKernel *k, TOp *loop, Chunks c, TOp **front
         memcpy(o->idx, ix, sizeof ix);
     }
     return g;
-}
-
-// --- Dropping -----------------------------------------------------------------------------------
-
-static void count(Hoist *h, TBlock *b, bool *used) {
-    for (TOp *o = b->first; o; o = o->next) {
-        op_vals(h->p, o, need, used);
-        count(h, &o->body, used);
-    }
-}
-
-static bool drop(TBlock *b, const bool *used) {
-    bool changed = false;
-    TOp **at = &b->first, *last = NULL;
-    for (TOp *o = b->first; o; o = o->next) {
-        if (can_move(o) && !used[o->out]) {
-            *at = o->next;
-            changed = true;
-            continue;
-        }
-        changed |= drop(&o->body, used);
-        at = &o->next;
-        last = o;
-    }
-    b->last = last;
-    return changed;
 }
 
 // --- The pass -----------------------------------------------------------------------------------
@@ -362,6 +343,17 @@ static void find_divisor(Hoist *h, TBlock *b) {
     }
 }
 
+// The grid variable that says where the loops over chunks start: what they share is of a chunk, not
+// of a segment.
+static void find_segment(Hoist *h, const TKernel *k) {
+    bool *starts = NEWN(h->p->arena, bool, h->p->vals.n);
+    h->segment = 0;
+    for (const TOp *o = k->body.first; o; o = o->next)
+        if (o->op == TOP_FOR && !o->flags) ex_vals(h->p, o->lo, need, starts);
+    for (int i = 0; i < k->ngrid; i++)
+        if (starts[k->grid[i].var] && k->grid[i].var != h->head) h->segment = k->grid[i].var;
+}
+
 static bool hoist_kernel(Hoist *h, TKernel *k, TKernel *out) {
     Prog *p = h->p;
     h->per = 1;
@@ -377,6 +369,8 @@ static bool hoist_kernel(Hoist *h, TKernel *k, TKernel *out) {
     h->reads = NEWN(p->arena, bool, n);
     h->clone = NEWN(p->arena, Val, n + 512);
     h->own[h->head] = true;
+    find_segment(h, k);
+    if (h->segment) h->own[h->segment] = true;
     mark(h, &k->body);
     mark_reads(h, &k->body);
     for (TOp *loop = k->body.first; loop; loop = loop->next) {
@@ -406,12 +400,6 @@ bool ssd_pass_hoist(Unit *u) {
         p->kernels.v[k++] = g;
         changed = true;
     }
-    for (bool again = true; again;) {
-        bool *used = NEWN(p->arena, bool, p->vals.n);
-        again = false;
-        for (u32 k = 0; k < p->kernels.n; k++) count(&h, &p->kernels.v[k].body, used);
-        for (u32 k = 0; k < p->kernels.n; k++) again |= drop(&p->kernels.v[k].body, used);
-        changed |= again;
-    }
+    changed |= ssd_tile_dce(p);
     return changed;
 }

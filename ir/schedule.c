@@ -4,7 +4,7 @@
 
 #include <limits.h>
 
-const Schedule ssd_schedule_auto = {FORM_AUTO, 0, -1, 0, 0};
+const Schedule ssd_schedule_auto = {FORM_AUTO, 0, -1, 0, 0, 0, 0, -1, 0};
 
 static const char *const forms[] = {"auto", "recurrent", "quadratic", "chunked"};
 
@@ -13,16 +13,26 @@ const char *ssd_form_name(Form f) { return forms[f]; }
 typedef struct Key {
     const char *name;
     size_t offset;
-    int least, most, chosen; // `chosen` stands for "the compiler chooses" and is not printed
+    int least, most;
+    int chosen;      // "the compiler chooses": not printed
+    int auto_means;  // what the word auto stands for: `chosen`, but for split
+    const char *tag; // stands before the number
     const char *expected;
 } Key;
+#define FIELD(name) #name, offsetof(Schedule, name)
 static const Key keys[] = {
-    {"form", offsetof(Schedule, form), 0, 0, FORM_AUTO, "auto, recurrent, quadratic or chunked"},
-    {"q", offsetof(Schedule, q), 1, 65536, 0, "auto or a number from 1 to 65536"},
-    {"hoist", offsetof(Schedule, hoist), 0, 1, -1, "auto, 0 or 1"},
-    {"block", offsetof(Schedule, block), 1, 4096, 0, "auto or a number from 1 to 4096"},
-    {"sub", offsetof(Schedule, sub), 1, 4096, 0, "auto or a number from 1 to 4096"},
+    {FIELD(form), 0, 0, FORM_AUTO, FORM_AUTO, "", "auto, recurrent, quadratic or chunked"},
+    {FIELD(q), 1, 65536, 0, 0, "", "auto or a number from 1 to 65536"},
+    {FIELD(hoist), 0, 1, -1, -1, "", "auto, 0 or 1"},
+    {FIELD(block), 1, 4096, 0, 0, "", "auto or a number from 1 to 4096"},
+    {FIELD(sub), 1, 4096, 0, 0, "", "auto or a number from 1 to 4096"},
+    {FIELD(split), 1, 4096, 0, SPLIT_LAUNCH, "t",
+     "auto or t and a number from 1 to 4096, as in t3"},
+    {FIELD(heads), 1, 16, 0, 0, "", "auto or a number from 1 to 16"},
+    {FIELD(roles), 0, 1, -1, -1, "", "auto, 0 or 1"},
+    {FIELD(stages), 1, 16, 0, 0, "", "auto or a number from 1 to 16"},
 };
+#undef FIELD
 
 static int *field(const Key *k, Schedule *s) { return (int *)(void *)((char *)s + k->offset); }
 _Static_assert(sizeof(Form) == sizeof(int), "a form is read and written as an int");
@@ -34,18 +44,20 @@ static bool same(const char *s, size_t n, const char *word) {
 
 // A value's number, or INT_MIN when it is none of this key's.
 static int read_value(const Key *k, const char *s, size_t n) {
-    if (same(s, n, "auto")) return k->chosen;
+    if (same(s, n, "auto")) return k->auto_means;
     if (k->most == 0) {
         for (int i = 0; i < (int)COUNTOF(forms); i++)
             if (same(s, n, forms[i])) return i;
         return INT_MIN;
     }
+    size_t tag = strlen(k->tag);
+    if (n <= tag || memcmp(s, k->tag, tag)) return INT_MIN;
     int v = 0;
-    for (size_t i = 0; i < n; i++) {
+    for (size_t i = tag; i < n; i++) {
         if (s[i] < '0' || s[i] > '9' || v > k->most) return INT_MIN;
         v = 10 * v + (s[i] - '0');
     }
-    return n && v >= k->least && v <= k->most ? v : INT_MIN;
+    return v >= k->least && v <= k->most ? v : INT_MIN;
 }
 
 static bool read_pair(const char *s, size_t n, Schedule *out, u32 *seen, Text *why) {
@@ -66,7 +78,8 @@ static bool read_pair(const char *s, size_t n, Schedule *out, u32 *seen, Text *w
         if (near >= 0)
             ssd_text_printf(why, "; did you mean '%s'?", names[near]);
         else
-            ssd_text_printf(why, "; expected form, q, hoist, block or sub");
+            ssd_text_printf(why,
+                            "; expected form, q, hoist, block, sub, split, heads, roles or stages");
         return false;
     }
     if (*seen & 1u << at) {
@@ -106,8 +119,10 @@ void ssd_schedule_print(const Schedule *s, Text *out) {
         if (v == keys[i].chosen) continue;
         if (keys[i].most == 0)
             ssd_text_printf(out, "%s%s=%s", gap, keys[i].name, forms[v]);
+        else if (v == keys[i].auto_means)
+            ssd_text_printf(out, "%s%s=auto", gap, keys[i].name);
         else
-            ssd_text_printf(out, "%s%s=%d", gap, keys[i].name, v);
+            ssd_text_printf(out, "%s%s=%s%d", gap, keys[i].name, keys[i].tag, v);
         gap = " ";
     }
 }

@@ -1,0 +1,482 @@
+// SPDX-License-Identifier: Apache-2.0
+// role: a kernel that walks chunks becomes roles and rings (T0 -> T2), where the machine has
+// products of 16-bit tiles. What it reads of a kernel is its data flow alone:
+//
+//     load    tiles of tensors whose address needs only indices    a warp that fetches them
+//     vec     one number a token: decays, their sums, weights      a warp a head
+//     scores  products free of the carry, what is made of them     a warpgroup, a step ahead
+//     heads   what the carry reaches and feeds, what leaves        a warpgroup a head
+//
+// A value that leaves its cone goes through a ring. Nothing in `heads` contracts the head or the
+// rows of the state, so copies of the role take a head each, or 64 values each.
+//
+// How products lie is a search: every product of `heads` may have either free axis as its rows; a
+// choice is possible when accumulators meet their operands in the layout they have, second operands
+// lie in shared memory, and the carry meets itself; it costs the tensor clocks of the padded
+// product, the loads and the packing of first operands. (The mamba2 program: rows are those of the
+// state everywhere, so the state's accumulator, packed, is the operand that reads it.)
+//
+// Kernels that do not have this shape stay as they are. Needs: T0 after scale. Leaves: T2, products
+// not yet asynchronous (`order` does that).
+#include "nest.h"
+#include "role.h"
+
+static const TVal *val(const Timer *t, Val v) { return &t->p->vals.v[v]; }
+static const Expr *ex(const Timer *t, Ex e) { return &t->p->exs.v[e]; }
+static Fact *fact(const Timer *t, Val v) { return &t->fact[v]; }
+static i64 size(const Timer *t, u8 x) { return t->p->axes.v[x].size; }
+static bool has(const TVal *v, u8 x) { return memchr(v->ax, x, v->naxes) != NULL; }
+
+Val ssd_role_origin(const Timer *t, Val v) {
+    while (v < t->nfacts && t->fact[v].def && t->fact[v].def->op == TOP_RENAME)
+        v = t->fact[v].def->a;
+    return v;
+}
+
+bool ssd_role_narrow(const Timer *t, const TOp *load) {
+    u8 d = t->p->tensors.v[load->tensor].dtype;
+    return d == SSD_BF16;
+}
+
+u8 ssd_role_free_axis(const Timer *t, const TOp *o, int which) {
+    const TVal *a = val(t, which ? o->b : o->a), *b = val(t, which ? o->a : o->b);
+    u8 x = 0;
+    for (int i = 0; i < a->naxes; i++) {
+        if (has(b, a->ax[i])) continue;
+        if (x) return 0;
+        x = a->ax[i];
+    }
+    return x;
+}
+static u8 contracted(const Timer *t, const TOp *o) {
+    const TVal *a = val(t, o->a), *b = val(t, o->b);
+    u8 x = 0;
+    for (int i = 0; i < a->naxes; i++) {
+        if (!has(b, a->ax[i])) continue;
+        if (x) return 0;
+        x = a->ax[i];
+    }
+    return x;
+}
+
+// --- What differs between the copies of a block -------------------------------------------------
+
+bool ssd_role_ex_own(const Timer *t, Ex e) {
+    if (!e) return false;
+    const Expr *x = ex(t, e);
+    switch ((ExKind)x->kind) {
+    case EX_VAL: return x->val == t->head ? t->copies > 1 && t->blocks == 1 : fact(t, x->val)->own;
+    case EX_AXIS: return x->axis == t->value && t->copies > 1 && t->blocks > 1;
+    case EX_LOAD:
+        for (int i = 0; i < x->nidx; i++)
+            if (ssd_role_ex_own(t, x->idx[i])) return true;
+        return false;
+    case EX_FN: {
+        const Expr *a = ex(t, x->arg[0]), *b = x->arg[1] ? ex(t, x->arg[1]) : NULL;
+        if (x->fn == FN_FDIV && a->kind == EX_VAL && a->val == t->head && b->kind == EX_NUM &&
+            (i64)b->num % t->copies == 0)
+            return false; // the heads of a block are of one group
+        return ssd_role_ex_own(t, x->arg[0]) || ssd_role_ex_own(t, x->arg[1]) ||
+               ssd_role_ex_own(t, x->arg[2]);
+    }
+    case EX_NUM:
+    case EX_SYM: return false;
+    }
+    return false;
+}
+
+typedef struct Sees {
+    const Timer *t;
+    bool carried, made, own, head;
+} Sees;
+static void sees(void *ctx, Val v) {
+    Sees *s = ctx;
+    if (v >= s->t->nfacts) return;
+    s->carried |= fact(s->t, v)->carried;
+    s->made |= fact(s->t, v)->made;
+    s->own |= v != s->t->head && fact(s->t, v)->own;
+    s->head |= fact(s->t, v)->cone == CONE_HEAD && val(s->t, v)->naxes > 1;
+}
+static void count_use(void *ctx, Val v) {
+    Timer *t = ctx;
+    if (v < t->nfacts) fact(t, v)->uses++;
+}
+
+static bool own_op(const Timer *t, const TOp *o) {
+    bool own = ssd_role_ex_own(t, o->e) || ssd_role_ex_own(t, o->e2) || ssd_role_ex_own(t, o->when);
+    for (int i = 0; i < o->nidx; i++) own |= ssd_role_ex_own(t, o->idx[i]);
+    return own;
+}
+
+// --- Cones --------------------------------------------------------------------------------------
+
+// Tiles of the loop over (rows, feature), (i, j), or one axis of rows.
+static bool is_row(const Timer *t, u8 x) { return x == t->i || x == t->j; }
+
+static bool classify(Timer *t, TOp *o) {
+    if (!o->out) return o->op == TOP_STORE || o->op == TOP_YIELD;
+    Fact *f = fact(t, o->out);
+    const TVal *v = val(t, o->out);
+    Sees s = {.t = t};
+    ssd_nest_operands(t->p, o, sees, &s);
+    f->def = o;
+    f->inside = true;
+    f->carried = s.carried;
+    f->made = s.made || o->op == TOP_MMA;
+    f->own = s.own || own_op(t, o);
+    if (v->naxes == 0) {
+        f->cone = CONE_SCALAR;
+        return o->op == TOP_LOAD || o->op == TOP_MAP || o->op == TOP_AT;
+    }
+    if (v->naxes == 1) {
+        f->cone = CONE_VEC;
+        if (!is_row(t, v->ax[0]) || f->carried || f->made) return false;
+        bool plain = !(o->flags & TF_MAX);
+        return o->op == TOP_LOAD || o->op == TOP_MAP || o->op == TOP_RENAME ||
+               (o->op == TOP_SCAN && plain);
+    }
+    if (v->naxes != 2) return false;
+    switch ((TOpCode)o->op) {
+    case TOP_LOAD: f->cone = CONE_SLOT; return ssd_role_narrow(t, o) && is_row(t, v->ax[0]);
+    case TOP_RENAME:
+        *f = *fact(t, o->a);
+        f->def = o;
+        f->uses = 0;
+        return true;
+    case TOP_MMA:
+        f->cone = f->carried ? CONE_HEAD : CONE_AHEAD;
+        if (!ssd_role_free_axis(t, o, 0) || !ssd_role_free_axis(t, o, 1) || !contracted(t, o) ||
+            o->nkeep)
+            return false;
+        if (o->c && f->cone == CONE_AHEAD)
+            f->cone = CONE_HEAD; // a sum with an accumulator: keep it there
+        return true;
+    case TOP_MAP: f->cone = f->carried || !f->made || s.head ? CONE_HEAD : CONE_AHEAD; return true;
+    default: return false;
+    }
+}
+
+// The products that join a carry-free operand to the carry's cone keep their output there.
+static bool classify_all(Timer *t) {
+    for (TOp *o = t->loop->body.first; o; o = o->next)
+        if (!classify(t, o)) return false;
+    return true;
+}
+
+static TOp *find_loop(const TKernel *k) {
+    TOp *loop = NULL;
+    for (TOp *o = k->body.first; o; o = o->next) {
+        if (o->op == TOP_IF || o->op == TOP_EACH || o->op == TOP_REDUCE || o->op == TOP_MMA)
+            return NULL;
+        if (o->op != TOP_FOR) continue;
+        bool products = false;
+        for (TOp *q = o->body.first; q; q = q->next) products |= q->op == TOP_MMA;
+        if (!products) continue;
+        if (loop || o->flags) return NULL;
+        loop = o;
+    }
+    return loop;
+}
+
+static Val yielded(const Timer *t, int i) {
+    const Expr *x = ex(t, t->loop->body.last->init[i]);
+    return x->kind == EX_VAL ? x->val : 0;
+}
+
+// The state, its rows of the chunk, and the axis that heads may be cut along.
+static bool find_shape(Timer *t) {
+    int tiles = 0;
+    Val next = 0;
+    for (int i = 0; i < t->loop->ncarry; i++) {
+        if (!val(t, t->loop->carry[i])->naxes) continue;
+        tiles++;
+        t->carry = t->loop->carry[i];
+        next = yielded(t, i);
+    }
+    if (tiles != 1 || !next || val(t, t->carry)->naxes != 2) return false;
+    TOp *s1 = NULL;
+    for (TOp *o = t->loop->body.first; o; o = o->next)
+        if (o->out == next) s1 = o;
+    if (!s1 || s1->op != TOP_MMA) return false;
+    t->j = contracted(t, s1);
+    t->value = val(t, t->carry)->ax[0];
+    for (TOp *o = t->loop->body.first; o; o = o->next) {
+        if (o->op != TOP_RENAME || o->ax[0] != t->j) continue;
+        if (o->ax[2] || (t->i && t->i != o->ax[1])) return false;
+        t->i = o->ax[1];
+    }
+    return t->j != 0;
+}
+
+static void find_head(Timer *t) {
+    for (int i = 0; i < t->k->ngrid; i++)
+        if (ex(t, t->k->grid[i].size)->kind == EX_NUM && !t->head) t->head = t->k->grid[i].var;
+}
+
+// --- Layouts of products ------------------------------------------------------------------------
+
+static int mma_of(const Timer *t, Val v) {
+    for (u32 m = 0; m < t->mma.n; m++)
+        if (t->mma.v[m]->out == v) return (int)m;
+    return -1;
+}
+
+typedef struct Orient {
+    const Timer *t;
+    u32 turned;
+    u8 rows, cols;
+    bool ok;
+} Orient;
+
+static void lay_of(Orient *o, Val v);
+static void lay_of_leaf(void *ctx, Val v) {
+    Orient *o = ctx;
+    if (v < o->t->nfacts && val(o->t, v)->naxes == 2 && fact(o->t, v)->cone == CONE_HEAD)
+        lay_of(o, v);
+}
+
+// Rows and columns of a register tile of `heads` under a choice; 0 where it has none of its own.
+static void lay_of(Orient *o, Val v) {
+    const Timer *t = o->t;
+    u8 from = 0, to = 0;
+    Fact *f = fact(t, v);
+    if (v == t->carry) {
+        for (int i = 0; i < t->loop->ncarry; i++)
+            if (t->loop->carry[i] == v) lay_of(o, yielded(t, i));
+        return;
+    }
+    if (!f->def) return;
+    if (f->def->op == TOP_RENAME) {
+        from = f->def->ax[0];
+        to = f->def->ax[1];
+        Orient in = {t, o->turned, 0, 0, true};
+        lay_of(&in, f->def->a);
+        if (!in.rows) return;
+        in.rows = in.rows == from ? to : in.rows;
+        in.cols = in.cols == from ? to : in.cols;
+        o->ok &= in.ok && (!o->rows || (o->rows == in.rows && o->cols == in.cols));
+        o->rows = in.rows;
+        o->cols = in.cols;
+        return;
+    }
+    int m = mma_of(t, v);
+    if (m < 0) {
+        ssd_nest_operands(t->p, f->def, lay_of_leaf, o);
+        return;
+    }
+    int first = o->turned >> m & 1;
+    u8 rows = ssd_role_free_axis(t, t->mma.v[m], first),
+       cols = ssd_role_free_axis(t, t->mma.v[m], !first);
+    o->ok &= !o->rows || (o->rows == rows && o->cols == cols);
+    o->rows = rows;
+    o->cols = cols;
+}
+
+static i64 padded(const Timer *t, u8 x, i64 to) {
+    i64 n = x == t->value ? 64 : size(t, x);
+    return (n + to - 1) / to * to;
+}
+
+// Clocks of a choice in one pass of the loop, -1: impossible. 64 x 8 x 16 multiply-adds take 4
+// clocks; a shared-memory byte a 128th; packing or mapping two elements of 128 threads one, twice.
+static double price(const Timer *t, u32 turned) {
+    double clocks = 0;
+    for (u32 m = 0; m < t->mma.n; m++) {
+        const TOp *o = t->mma.v[m];
+        int first = turned >> m & 1;
+        Val a = first ? o->b : o->a, b = first ? o->a : o->b;
+        u8 rows = ssd_role_free_axis(t, o, first), cols = ssd_role_free_axis(t, o, !first),
+           k = contracted(t, o);
+        Fact *fa = fact(t, ssd_role_origin(t, a)), *fb = fact(t, ssd_role_origin(t, b));
+        if (fb->cone != CONE_SLOT && fb->cone != CONE_AHEAD) return -1;
+        double tile = (double)padded(t, rows, 64) * (double)padded(t, k, 16);
+        clocks += tile * (double)padded(t, cols, 8) / (64 * 8 * 16) * 4;
+        if (fa->cone == CONE_HEAD) {
+            Orient at = {t, turned, 0, 0, true};
+            lay_of(&at, a);
+            if (!at.ok || (at.rows && (at.rows != rows || at.cols != k))) return -1;
+            clocks += tile / 128;
+        }
+        if (fa->cone != CONE_HEAD || fa->def) clocks += tile * 2 / 128;
+        if (o->c) {
+            Orient at = {t, turned, 0, 0, true};
+            lay_of(&at, o->c);
+            if (!at.ok || (at.rows && (at.rows != rows || at.cols != cols))) return -1;
+        }
+    }
+    return clocks;
+}
+
+static bool orient(Timer *t) {
+    double best = -1;
+    if (t->mma.n > 8) return false;
+    for (u32 turned = 0; turned < 1u << t->mma.n; turned++) {
+        double c = price(t, turned);
+        if (c < 0 || (best >= 0 && c >= best)) continue;
+        best = c;
+        t->turned = turned;
+    }
+    return best >= 0;
+}
+
+static bool note_layouts(Timer *t) {
+    for (TOp *o = t->loop->body.first; o; o = o->next) {
+        if (!o->out || val(t, o->out)->naxes != 2) continue;
+        Fact *f = fact(t, o->out);
+        if (f->cone == CONE_AHEAD) {
+            if (val(t, o->out)->ax[0] != t->i || val(t, o->out)->ax[1] != t->j) return false;
+            f->rows = t->i;
+            f->cols = t->j;
+        } else if (f->cone == CONE_HEAD) {
+            Orient at = {t, t->turned, 0, 0, true};
+            lay_of(&at, o->out);
+            if (!at.ok) return false;
+            f->rows = at.rows;
+            f->cols = at.cols;
+        }
+    }
+    Orient at = {t, t->turned, 0, 0, true};
+    lay_of(&at, t->carry);
+    fact(t, t->carry)->rows = at.rows;
+    fact(t, t->carry)->cols = at.cols;
+    return at.ok && at.rows;
+}
+
+// --- Does the machine have it? ------------------------------------------------------------------
+
+// Rows of accumulators are 64 a role; columns come in eights, contracted axes in sixteens.
+static bool sizes_fit(Timer *t) {
+    i64 q = size(t, t->j);
+    if (q != 64 || (t->i && size(t, t->i) != q)) return false;
+    u8 n = val(t, t->carry)->ax[1];
+    if (size(t, n) > 256 || (size(t, n) > 128 && t->copies > 1)) return false; // registers
+    Fact *s = fact(t, t->carry);
+    if (s->rows != t->value) return false;
+    t->to_axis[t->j] = t->j;
+    if (t->i) t->to_axis[t->i] = t->i;
+    for (u32 m = 0; m < t->mma.n; m++) {
+        const TOp *o = t->mma.v[m];
+        u8 rows = ssd_role_free_axis(t, o, t->turned >> m & 1);
+        if (rows != t->value && !is_row(t, rows)) return false;
+        if (contracted(t, o) == t->value) return false;
+    }
+    return true;
+}
+
+static u8 axis_of_size(Timer *t, u8 x, i64 want) {
+    if (size(t, x) == want) return x;
+    const char *name = ssd_arena_printf(t->a, "%s%lld", t->p->axes.v[x].name, (long long)want);
+    return ssd_prog_axis(t->p, name, want);
+}
+
+static bool other_axes(Timer *t) {
+    for (TOp *o = t->loop->body.first; o; o = o->next) {
+        if (!o->out) continue;
+        const TVal v = *val(t, o->out);
+        for (int i = 0; i < v.naxes; i++) {
+            u8 x = v.ax[i];
+            if (t->to_axis[x]) continue;
+            i64 want = x == t->value ? 64 : padded(t, x, 16);
+            if (want > 256) return false;
+            t->to_axis[x] = axis_of_size(t, x, want);
+        }
+    }
+    return true;
+}
+
+// Maps that a product takes, or that more than one op reads, are written down.
+static void stays(void *ctx, Val v) {
+    Timer *t = ctx;
+    if (v < t->nfacts) fact(t, v)->stays = true;
+}
+static void find_stays(Timer *t) {
+    for (TOp *o = t->loop->body.first; o; o = o->next) {
+        ssd_nest_operands(t->p, o, count_use, t);
+        if (o->op == TOP_MMA || o->op == TOP_YIELD || o->op == TOP_RENAME)
+            ssd_nest_operands(t->p, o, stays, t);
+    }
+    for (u32 v = 1; v < t->nfacts; v++)
+        if (t->fact[v].uses > 1) t->fact[v].stays = true;
+}
+
+static void outside(Timer *t) {
+    for (TOp *o = t->k->body.first; o; o = o->next) {
+        if (!o->out) continue;
+        Sees s = {.t = t};
+        ssd_nest_operands(t->p, o, sees, &s);
+        Fact *f = fact(t, o->out);
+        f->def = o;
+        f->own = s.own || own_op(t, o);
+        f->cone = val(t, o->out)->naxes ? CONE_HEAD : CONE_SCALAR;
+    }
+}
+
+static bool analyse(Timer *t) {
+    t->loop = find_loop(t->k);
+    if (!t->loop || !find_shape(t)) return false;
+    find_head(t);
+    i64 values = size(t, t->value);
+    t->blocks = (int)((values + 63) / 64);
+    if (t->copies > 1 && t->blocks > 1 && t->blocks % 2) t->blocks++;
+    if (!t->head && t->copies > 1 && t->blocks == 1) t->copies = 1;
+    outside(t);
+    for (int i = 0; i < t->loop->ncarry; i++) {
+        Fact *f = fact(t, t->loop->carry[i]);
+        *f = (Fact){.cone = val(t, t->loop->carry[i])->naxes ? CONE_HEAD : CONE_SCALAR,
+                    .carried = true,
+                    .inside = true,
+                    .own = true};
+    }
+    fact(t, t->loop->var)->inside = true;
+    if (!classify_all(t)) return false;
+    for (TOp *o = t->loop->body.first; o; o = o->next)
+        if (o->op == TOP_MMA && fact(t, o->out)->cone == CONE_HEAD) vec_push(t->a, &t->mma, o);
+    find_stays(t);
+    return orient(t) && note_layouts(t) && sizes_fit(t) && other_axes(t);
+}
+
+static Timer timer(Unit *u, const TKernel *k, int copies) {
+    Timer t = {
+        .u = u, .p = u->prog, .a = u->arena, .k = k, .copies = copies, .wgmma = u->machine->wgmma};
+    t.nfacts = u->prog->vals.n;
+    t.fact = NEWN(u->arena, Fact, t.nfacts);
+    return t;
+}
+
+// Two warpgroups of heads are what registers allow; without wgmma, one.
+static int most_copies(const Unit *u) {
+    int most = u->machine->wgmma ? 2 : 1;
+    return u->schedule.heads > 0 ? MIN(u->schedule.heads, most) : most;
+}
+
+static bool role_kernel(Unit *u, const TKernel *k, int copies, TKernel *out) {
+    Timer t = timer(u, k, copies);
+    return analyse(&t) && ssd_role_build(&t, out);
+}
+
+bool ssd_role_takes(Unit *u, const TKernel *k) {
+    if (!u->machine->gpu || u->prog->matmul || u->schedule.roles == 0) return false;
+    for (int copies = most_copies(u); copies > 0; copies--) {
+        Timer t = timer(u, k, copies);
+        if (analyse(&t)) return true;
+    }
+    return false;
+}
+
+bool ssd_pass_role(Unit *u) {
+    Prog *p = u->prog;
+    bool changed = false;
+    if (!u->machine->gpu || p->matmul || u->schedule.roles == 0) return false;
+    for (u32 k = 0; k < p->kernels.n; k++) {
+        TKernel made;
+        for (int copies = most_copies(u); copies > 0; copies--) {
+            TKernel from = p->kernels.v[k];
+            if (!role_kernel(u, &from, copies, &made)) continue;
+            p->kernels.v[k] = made;
+            p->stratum = 2;
+            changed = true;
+            break;
+        }
+    }
+    return changed;
+}

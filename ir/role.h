@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the files of the role pass share. pass_role.c reads a T0 kernel and decides: which op
+// belongs to which cone, how products lie, how many heads a block takes. role_build.c writes the T2
+// kernel.
+#ifndef SSD_ROLE_H
+#define SSD_ROLE_H
+
+#include "pass.h"
+#include "timed.h"
+
+// What a value of the loop over chunks is, and so where it is computed.
+typedef enum {
+    CONE_SCALAR, // rank 0: by every role that needs it
+    CONE_VEC,    // one number a token: by the role `vec`, handed on in shared memory
+    CONE_SLOT,   // a loaded tile: fetched by the role `load`
+    CONE_AHEAD,  // a product free of the carry, and what is made of it: by the role `scores`
+    CONE_HEAD    // carried, or met by what is: by the role `heads`
+} Cone;
+
+typedef struct Fact { // of a T0 value
+    TOp *def;
+    u8 cone;
+    bool inside;  // defined in the loop over chunks
+    bool carried; // depends on a carry
+    bool made;    // descends from a product
+    bool own;     // differs between the copies of a block
+    bool stays;   // a map that is written down, not part of the expressions that use it
+    int uses;
+    u8 rows, cols; // CONE_HEAD, CONE_AHEAD: as it lies in registers, T0 axes
+} Fact;
+
+typedef struct Timer {
+    Unit *u;
+    Prog *p;
+    Arena *a;
+    const TKernel *k; // T0
+    TOp *loop;        // over chunks
+    Fact *fact;       // by T0 value
+    u32 nfacts;
+    u8 i, j;         // query and key rows of a chunk; i is 0 when nothing is read
+    u8 value;        // the axis heads are cut along into blocks of 64 (rows of the state), 0: none
+    u8 to_axis[256]; // T0 axis -> T2 axis
+    Val head;        // T0 grid variable of the heads, 0: none
+    int copies;      // of `heads`
+    int blocks;      // pieces of 64 values a head has
+    Val carry;       // the tile
+    VEC(TOp *) mma;  // of `heads`, in text order
+    u32 turned;      // bit m: product m has its second operand's free axis as rows
+    bool wgmma;
+} Timer;
+
+bool ssd_role_takes(Unit *u, const TKernel *k); // would `role` try it?
+// Writes the kernel as roles and rings. False when a thing it needs does not fit together.
+bool ssd_role_build(Timer *t, TKernel *out);
+
+Val ssd_role_origin(const Timer *t, Val v); // through renames
+bool ssd_role_ex_own(const Timer *t, Ex e);
+u8 ssd_role_free_axis(const Timer *t, const TOp *mma,
+                      int which);                      // of operand a (0) or b (1); 0: not one
+bool ssd_role_narrow(const Timer *t, const TOp *load); // from a tensor of 16-bit numbers
+
+#endif

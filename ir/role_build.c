@@ -1,0 +1,791 @@
+// SPDX-License-Identifier: Apache-2.0
+// Writes a kernel as roles and rings (ir/timed.h) after what pass_role.c found out about it. Every
+// role asks for the values it needs (role_value.c). So `heads` is written first, then `scores`,
+// `vec`, and the roles that load.
+#include "role_build.h"
+
+// --- heads --------------------------------------------------------------------------------------
+
+static Role *role(Build *b, Kind kind) {
+    Role *r = NEW(b->t->a, Role);
+    r->b = b;
+    r->kind = kind;
+    r->map = NEWN(b->t->a, Val, b->t->nfacts);
+    r->frag = NEWN(b->t->a, Val, b->t->nfacts);
+    r->before = (TB){b->p, &r->pre};
+    r->rho = num(b, 0);
+    return r;
+}
+
+// The loop over chunks, with the role's copies of its bounds.
+static void open_loop(Role *r) {
+    Build *b = r->b;
+    TOp *from = b->t->loop;
+    r->at = r->before;
+    Ex lo = ssd_role_tx(r, from->lo), hi = ssd_role_tx(r, from->hi);
+    r->before = r->at;
+    TB tb = {b->p, &r->post};
+    r->loop = ssd_tile_for(&tb, val(b, from->var)->name, lo, hi, false);
+    r->map[from->var] = r->loop->var;
+    r->at = (TB){b->p, &r->loop->body};
+}
+
+static void join(TBlock *to, TBlock *from) {
+    if (!from->first) return;
+    if (to->last)
+        to->last->next = from->first;
+    else
+        to->first = from->first;
+    to->last = from->last;
+}
+
+// Puts the parts of a role together and sets it into the kernel.
+static TOp *close_role(Role *r, const char *name, int warps, int copies, Val rep) {
+    Build *b = r->b;
+    TOp *o = ssd_tile_op(&b->top, TOP_ROLE);
+    o->out = ssd_prog_val(b->p, name, SSD_IDX, NULL, 0);
+    o->warps = warps;
+    o->copies = copies;
+    o->var = copies > 1 ? rep : 0;
+    join(&o->body, &r->regs);
+    join(&o->body, &r->pre);
+    join(&o->body, &r->post);
+    return r->op = o;
+}
+
+static TOp *ring_op(Role *r, TOpCode code, const TOp *which) {
+    TOp *o = ssd_role_emit(r, code, 0);
+    o->a = which->out;
+    if (which->copies > 1) o->e = r->rho;
+    return o;
+}
+
+static Val acc_of(Role *r, Val v) { // the accumulator layout of a T0 value
+    return val(r->b, ssd_role_get(r, v))->lay.buf;
+}
+
+static void first_acc(void *ctx, Val v) {
+    void **c = ctx;
+    Role *r = c[0];
+    Val *found = c[1];
+    Build *b = r->b;
+    if (*found || v >= b->t->nfacts || val(b, v)->naxes != 2) return;
+    Fact *f = fact(b, v);
+    if (f->cone != CONE_HEAD || !f->rows) return;
+    if (f->def && f->def->op == TOP_MAP && f->inside && !f->stays)
+        ssd_nest_operands(b->p, f->def, first_acc, ctx);
+    else
+        *found = v;
+}
+
+// A map that is written down: over an accumulator (in its registers), or over loaded fragments.
+static void head_map(Role *r, TOp *d) {
+    Build *b = r->b;
+    Fact *f = fact(b, d->out);
+    Val acc = 0;
+    void *ctx[] = {r, &acc};
+    ssd_nest_ex_vals(b->p, d->e, first_acc, ctx);
+    r->rows = f->rows;
+    r->cols = f->cols;
+    if (acc) {
+        Ex e = ssd_role_tx(r, d->e);
+        if (b->bad) return;
+        Val out = ssd_role_acc_tile(r, val(b, d->out)->name, axis(b, f->rows), axis(b, f->cols),
+                                    acc_of(r, acc));
+        ssd_role_emit(r, TOP_MAP, out)->e = e;
+        r->map[d->out] = out;
+    }
+}
+
+// A first operand that is a map of loaded tiles: in fragments.
+static Val operand_map(Role *r, Val v, u8 rows, u8 cols) {
+    Build *b = r->b;
+    if (r->map[v]) return r->map[v];
+    Fact *f = fact(b, v);
+    r->rows = rows;
+    r->cols = cols;
+    Ex e = ssd_role_tx(r, f->def->e);
+    if (b->bad) return 0;
+    Val out = ssd_role_frag_tile(r, val(b, v)->name, axis(b, rows), axis(b, cols), 0);
+    ssd_role_emit(r, TOP_MAP, out)->e = e;
+    return r->map[v] = out;
+}
+
+static u8 val_axis(const Timer *t, Val v) { return t->p->vals.v[v].ax[1]; }
+// The state as a first operand is packed at the end of the body before, while the last product is
+// under way, and carried beside it; where registers are short it is packed where it is needed.
+static bool packs_ahead(const Timer *t) {
+    return t->wgmma && t->p->axes.v[val_axis(t, t->carry)].size <= 128;
+}
+static Val packed_state(Role *r, u8 rows, u8 k) {
+    Build *b = r->b;
+    if (r->packed) return r->packed;
+    TB at = r->at;
+    r->at = r->before;
+    Val first = ssd_role_frag_tile(r, "sb", axis(b, rows), axis(b, k), 0);
+    ssd_role_emit(r, TOP_COPY, first)->a = r->start;
+    r->before = r->at;
+    r->at = at;
+    TB outer = {b->p, &r->post};
+    r->packed = ssd_tile_carry(&outer, r->loop, "sb", ssd_ex_val(b->p, first));
+    b->p->vals.v[r->packed].lay = val(b, first)->lay;
+    return r->packed;
+}
+
+static void head_mma(Role *r, TOp *d, int m) {
+    Build *b = r->b;
+    Timer *t = b->t;
+    int first = t->turned >> m & 1;
+    Val a = first ? d->b : d->a, c = first ? d->a : d->b;
+    u8 rows = ssd_role_free_axis(t, d, first), cols = ssd_role_free_axis(t, d, !first), k = 0;
+    const TVal *va = val(b, a);
+    for (int i = 0; i < va->naxes; i++)
+        if (va->ax[i] != rows) k = va->ax[i];
+    Fact *fa = fact(b, ssd_role_origin(t, a));
+    Val left, acc = 0;
+    if (fa->cone == CONE_SLOT) {
+        left = ssd_role_get_frag(r, a, rows, k);
+    } else if (ssd_role_origin(t, a) == t->carry && a == t->carry && packs_ahead(t)) {
+        left = packed_state(r, rows, k);
+    } else if (fa->cone == CONE_HEAD && fa->rows) {
+        Val in = ssd_role_get(r, a); // an accumulator, packed
+        if (!in) return;
+        left = ssd_role_frag_tile(r, ssd_arena_printf(t->a, "%sb", val(b, a)->name), axis(b, rows),
+                                  axis(b, k), 0);
+        ssd_role_emit(r, TOP_COPY, left)->a = in;
+    } else if (fa->cone == CONE_HEAD) {
+        left = operand_map(r, a, rows, k);
+    } else {
+        left = ssd_role_get_shared(r, a);
+    }
+    Val right = ssd_role_get_shared(r, c);
+    if (d->c) acc = ssd_role_get(r, d->c);
+    if (b->bad || !left || !right) {
+        b->bad = true;
+        return;
+    }
+    Val out = ssd_role_acc_tile(r, val(b, d->out)->name, axis(b, rows), axis(b, cols),
+                                acc ? val(b, acc)->lay.buf : 0);
+    TOp *o = ssd_role_emit(r, TOP_MMA, out);
+    o->a = left;
+    o->b = right;
+    o->c = acc;
+    r->map[d->out] = out;
+}
+
+static void store(Role *r, TOp *d, Ex e) {
+    TOp tmp = {0};
+    ssd_role_tx_access(r, &tmp, d);
+    TOp *o = ssd_role_emit(r, TOP_STORE, 0), *next = o->next;
+    *o = tmp;
+    o->op = TOP_STORE;
+    o->next = next;
+    o->e = e;
+}
+
+// What leaves the block: staged in shared memory where it is 16 bits wide.
+static void head_store(Role *r, TOp *d) {
+    Build *b = r->b;
+    Val acc = 0;
+    void *ctx[] = {r, &acc};
+    ssd_nest_ex_vals(b->p, d->e, first_acc, ctx);
+    const TTensor *x = &b->p->tensors.v[d->tensor];
+    if (!acc) {
+        b->bad = true;
+        return;
+    }
+    r->rows = fact(b, acc)->rows;
+    r->cols = fact(b, acc)->cols;
+    Ex e = ssd_role_tx(r, d->e);
+    if (b->bad) return;
+    if (x->dtype != SSD_BF16 || !b->stage) {
+        store(r, d, e);
+        return;
+    }
+    u8 row = r->cols == b->t->value ? r->rows : r->cols,
+       feature = r->cols == b->t->value ? r->cols : r->rows;
+    u8 ax[2] = {axis(b, row), axis(b, feature)};
+    Val s = ssd_role_slot(b, b->stage, ssd_arena_printf(b->t->a, "%s_", x->name), SSD_BF16, ax, 2,
+                          SP_SW128);
+    ring_op(r, TOP_ACQUIRE, b->stage);
+    TOp *o = ssd_role_emit(r, TOP_INTO, 0);
+    o->a = s;
+    o->e2 = e;
+    ring_op(r, TOP_PUBLISH, b->stage);
+    TOp tmp = {0};
+    ssd_role_tx_access(r, &tmp, d);
+    o = ssd_role_emit(r, TOP_SEND, 0);
+    TOp *next = o->next;
+    *o = tmp;
+    o->op = TOP_SEND;
+    o->a = s;
+    o->next = next;
+    ring_op(r, TOP_RELEASE, b->stage);
+}
+
+// Tiles before the loop: the carry's start, in the carry's registers.
+static Val start_tile(Role *r, Val v, Val in);
+static void start_leaf(void *ctx, Val v) {
+    Role *r = ctx;
+    if (val(r->b, v)->naxes && !r->map[v] && !r->b->bad) start_tile(r, v, 0);
+}
+static Val start_op(Role *r, TOp *d, Val in) {
+    Build *b = r->b;
+    Fact *s = fact(b, b->t->carry);
+    const TVal *c = val(b, b->t->carry), *t = val(b, d->out);
+    r->rows = s->rows == c->ax[0] ? t->ax[0] : t->ax[1];
+    r->cols = s->rows == c->ax[0] ? t->ax[1] : t->ax[0];
+    u8 rows = axis(b, r->rows), cols = axis(b, r->cols);
+    TOp tmp = {0};
+    if (d->op == TOP_LOAD) {
+        ssd_role_tx_access(r, &tmp, d);
+    } else if (d->op == TOP_FILL || d->op == TOP_MAP) {
+        ssd_nest_ex_vals(b->p, d->e, start_leaf, r);
+        if (!b->bad) tmp.e = ssd_role_tx(r, d->e);
+    } else {
+        b->bad = true;
+        return 0;
+    }
+    if (b->bad) return 0;
+    Val out = ssd_role_acc_tile(r, t->name, rows, cols, in);
+    TOp *o = ssd_role_emit(r, (TOpCode)d->op, out), *next = o->next;
+    *o = tmp;
+    o->op = d->op;
+    o->out = out;
+    o->next = next;
+    return out;
+}
+
+static Val start_loop(Role *r, TOp *d, Val in) { // the states of earlier segments, added up
+    Build *b = r->b;
+    if (d->ncarry != 1 || d->flags) {
+        b->bad = true;
+        return 0;
+    }
+    const Expr *init = ex(b, d->init[0]), *next = ex(b, d->body.last->init[0]);
+    if (init->kind != EX_VAL || next->kind != EX_VAL) {
+        b->bad = true;
+        return 0;
+    }
+    Val first = start_tile(r, init->val, in);
+    if (!first) return 0;
+    Ex lo = ssd_role_tx(r, d->lo), hi = ssd_role_tx(r, d->hi);
+    TOp *f = ssd_tile_for(&r->at, val(b, d->var)->name, lo, hi, false);
+    Val c = ssd_tile_carry(&r->at, f, val(b, d->carry[0])->name, ssd_ex_val(b->p, first));
+    b->p->vals.v[c].lay = val(b, first)->lay;
+    TB outer = r->at;
+    r->at = (TB){b->p, &f->body};
+    r->map[d->var] = f->var;
+    r->map[d->carry[0]] = c;
+    for (TOp *o = d->body.first; o != d->body.last && !b->bad; o = o->next) {
+        Fact *x = fact(b, o->out);
+        *x = (Fact){
+            .def = o, .cone = val(b, o->out)->naxes ? CONE_HEAD : CONE_SCALAR, .inside = true};
+        if (!val(b, o->out)->naxes)
+            ssd_role_get(r, o->out);
+        else
+            r->map[o->out] = start_op(r, o, o->out == next->val ? val(b, first)->lay.buf : 0);
+    }
+    if (b->bad) return 0;
+    Ex y = ssd_ex_val(b->p, r->map[next->val]);
+    ssd_tile_yield(&r->at, &y, 1);
+    r->at = outer;
+    return c;
+}
+
+static Val start_tile(Role *r, Val v, Val in) {
+    Build *b = r->b;
+    if (r->map[v]) return r->map[v];
+    TOp *d = fact(b, v)->def;
+    if (!d) { // the carry of a loop before
+        for (TOp *o = b->t->k->body.first; o; o = o->next)
+            for (int i = 0; i < o->ncarry; i++)
+                if (o != b->t->loop && o->carry[i] == v) return r->map[v] = start_loop(r, o, in);
+        b->bad = true;
+        return 0;
+    }
+    return r->map[v] = start_op(r, d, in);
+}
+
+// A store before or after the loop over chunks, of the state or a number.
+static void outer_store(Role *r, TOp *d) {
+    Build *b = r->b;
+    if (d->op != TOP_STORE || b->bad) return;
+    r->rows = fact(b, b->t->carry)->rows;
+    r->cols = fact(b, b->t->carry)->cols;
+    ssd_nest_ex_vals(b->p, d->e, start_leaf, r);
+    if (b->bad) return;
+    Ex e = ssd_role_tx(r, d->e);
+    store(r, d, e);
+}
+
+static void heads(Build *b) {
+    Timer *t = b->t;
+    Role *r = role(b, HEADS);
+    Val rep = 0;
+    if (t->copies > 1) {
+        rep = ssd_prog_val(b->p, "r", SSD_IDX, NULL, 0);
+        r->rho = ssd_ex_val(b->p, rep);
+    }
+    Fact *s = fact(b, t->carry);
+    Val home = ssd_role_regs(r, SSD_F32, ssd_role_acc_words(b, axis(b, s->rows), axis(b, s->cols)));
+    r->at = r->before;
+    Ex init[8];
+    for (int i = 0; i < t->loop->ncarry; i++) {
+        const Expr *x = ex(b, t->loop->init[i]);
+        bool is_tile = t->loop->carry[i] == t->carry;
+        if (is_tile && x->kind != EX_VAL) b->bad = true;
+        if (b->bad) return;
+        init[i] = is_tile ? ssd_ex_val(b->p, start_tile(r, x->val, home))
+                          : ssd_role_tx(r, t->loop->init[i]);
+        if (b->bad) return;
+    }
+    for (TOp *o = t->k->body.first; o != t->loop; o = o->next) outer_store(r, o);
+    r->before = r->at;
+    open_loop(r);
+    TB outer = {b->p, &r->post};
+    for (int i = 0; i < t->loop->ncarry; i++) {
+        Val c = ssd_tile_carry(&outer, r->loop, val(b, t->loop->carry[i])->name, init[i]);
+        bool is_tile = t->loop->carry[i] == t->carry;
+        if (is_tile) {
+            r->start = ex(b, init[i])->val;
+            b->p->vals.v[c].lay = val(b, r->start)->lay;
+        } else {
+            b->p->vals.v[c].lay.space = SP_SCALAR;
+        }
+        r->map[t->loop->carry[i]] = c;
+    }
+    ring_op(r, TOP_AWAIT, ssd_role_main_ring(b));
+    TOp *masks_before = r->at.at->last;
+    for (TOp *o = t->loop->body.first; o && !b->bad; o = o->next) {
+        Fact *f = o->out ? fact(b, o->out) : NULL;
+        if (o->op == TOP_MMA && f->cone == CONE_HEAD) {
+            for (u32 m = 0; m < t->mma.n; m++)
+                if (t->mma.v[m] == o) head_mma(r, o, (int)m);
+        } else if (o->op == TOP_MAP && f->cone == CONE_HEAD && f->stays && f->rows) {
+            head_map(r, o);
+        } else if (o->op == TOP_STORE) {
+            head_store(r, o);
+        } else if (o->op == TOP_YIELD) {
+            Ex next[8];
+            for (int i = 0; i < o->ncarry; i++) next[i] = ssd_role_tx(r, o->init[i]);
+            if (b->masks) {
+                TOp *w = NEW(t->a, TOp); // the masks are awaited at the top, until `order`
+                *w = (TOp){.op = TOP_AWAIT, .a = b->masks->out, .next = masks_before->next};
+                if (b->masks->copies > 1) w->e = r->rho;
+                masks_before->next = w;
+                ring_op(r, TOP_RELEASE, b->masks);
+            }
+            int n = o->ncarry;
+            if (r->packed) {
+                Val state = 0;
+                for (int i = 0; i < n; i++)
+                    if (t->loop->carry[i] == t->carry) state = ex(b, next[i])->val;
+                const Lay l = val(b, r->packed)->lay;
+                Val again = ssd_role_frag_tile(r, "sb", l.ax[0], l.ax[1], l.buf);
+                ssd_role_emit(r, TOP_COPY, again)->a = state;
+                next[n++] = ssd_ex_val(b->p, again);
+            }
+            ring_op(r, TOP_RELEASE, ssd_role_main_ring(b));
+            ssd_tile_yield(&r->at, next, n);
+        }
+    }
+    r->at = outer;
+    for (TOp *o = t->loop->next; o; o = o->next) outer_store(r, o);
+    if (!b->bad) close_role(r, "heads", 4, t->copies, rep);
+}
+
+// --- scores -------------------------------------------------------------------------------------
+
+static bool made_ahead(const Build *b, Val v, bool own) {
+    const Fact *f = fact(b, v);
+    return f->cone == CONE_AHEAD && f->own == own;
+}
+
+// exp2(a_i - b_j) in a block below the diagonal is exp2(a_i - b_e) exp2(b_e - b_j), e the block's
+// last token: one exponential a row and block, and one a token, made by vec. Both exponents keep
+// their sign.
+typedef struct Product {
+    Ex factor[FACTORS];
+    int n;
+} Product;
+static void flatten(const Build *b, Ex e, Product *out) {
+    const Expr *x = ex(b, e);
+    if (x->kind == EX_FN && x->fn == FN_MUL && out->n + 2 < FACTORS) {
+        Ex l = x->arg[0], r = x->arg[1];
+        flatten(b, l, out);
+        flatten(b, r, out);
+    } else {
+        out->factor[out->n++] = e;
+    }
+}
+static bool ranges(const Build *b, Ex e, bool i, bool j) {
+    Over o = {0};
+    ssd_role_over(b, e, &o);
+    return o.i == i && o.j == j && !o.feature && !o.tile;
+}
+static Ex times(Build *b, Ex x, Ex y) { return !x ? y : !y ? x : fn(b, FN_MUL, x, y); }
+
+static Ex below_diagonal(Role *r, Ex mask) { // T2; 0 when there is nothing to gain
+    Build *b = r->b;
+    const Expr w = *ex(b, mask);
+    if (w.kind != EX_FN || w.fn != FN_WHERE || ex(b, w.arg[2])->kind != EX_NUM) return 0;
+    Product all = {0};
+    flatten(b, w.arg[1], &all);
+    Ex rest = 0, weights = 0, a = 0, e = 0;
+    for (int i = 0; i < all.n; i++) {
+        const Expr *x = ex(b, all.factor[i]),
+                   *d = x->kind == EX_FN && x->fn == FN_EXP2 ? ex(b, x->arg[0]) : NULL;
+        bool decay = !a && d && d->kind == EX_FN && d->fn == FN_SUB &&
+                     ranges(b, d->arg[0], true, false) && ranges(b, d->arg[1], false, true);
+        if (decay)
+            a = d->arg[0], e = d->arg[1];
+        else if (ranges(b, all.factor[i], false, true))
+            weights = times(b, weights, all.factor[i]);
+        else
+            rest = times(b, rest, all.factor[i]);
+    }
+    // decays above 1 (`decay: any`): the two factors could leave the range that their product is in
+    bool growing = b->t->u->graph && b->t->u->graph->decay_any;
+    if (!a || !rest || growing || size(b, b->t->j) % BLOCK) return 0;
+    e = ssd_ex_rewrite(b->p, e, ssd_role_to_j, b);
+    if (weights) weights = ssd_ex_rewrite(b->p, weights, ssd_role_to_j, b);
+    bool own = ssd_role_ex_own(b->t, e) || ssd_role_ex_own(b->t, weights);
+    Val end = ssd_role_exported(b, BLOCK_END, e, 0, 0, "ce", own),
+        weight = ssd_role_exported(b, BLOCK_WEIGHT, e, weights, 0, "g", own);
+    if (b->bad) return 0;
+    Ex ce = ssd_ex_val(b->p, ssd_role_slot_view(r, end, own)),
+       g = ssd_ex_val(b->p, ssd_role_slot_view(r, weight, own));
+    Ex row = ssd_ex_fn(b->p, FN_EXP2, fn(b, FN_SUB, ssd_role_tx(r, a), ce), 0, 0);
+    return fn(b, FN_MUL, ssd_role_tx(r, rest), fn(b, FN_MUL, row, g));
+}
+
+// The product that knows v to be zero above its diagonal.
+static const TOp *masked(const Build *b, Val v) {
+    for (TOp *m = b->t->loop->body.first; m; m = m->next)
+        if (m->op == TOP_MMA && m->tri_row &&
+            (ssd_role_origin(b->t, m->a) == v || ssd_role_origin(b->t, m->b) == v))
+            return m;
+    return NULL;
+}
+
+static void ahead_ops(Role *r, bool own) {
+    Build *b = r->b;
+    for (TOp *o = b->t->loop->body.first; o && !b->bad; o = o->next) {
+        if (!o->out || val(b, o->out)->naxes != 2 || !made_ahead(b, o->out, own)) continue;
+        Fact *f = fact(b, o->out);
+        r->rows = f->rows;
+        r->cols = f->cols;
+        if (o->op == TOP_MMA) {
+            Val left = ssd_role_get_shared(r, o->a), right = ssd_role_get_shared(r, o->b);
+            if (!left || !right) {
+                b->bad = true;
+                return;
+            }
+            Val out =
+                ssd_role_acc_tile(r, val(b, o->out)->name, axis(b, f->rows), axis(b, f->cols), 0);
+            TOp *n = ssd_role_emit(r, TOP_MMA, out);
+            n->a = left;
+            n->b = right;
+            r->map[o->out] = out;
+        }
+    }
+    for (TOp *s = b->masks->body.first; s && !b->bad; s = s->next) {
+        Val v = s->a; // the T0 value that this slot is for
+        if (fact(b, v)->own != own) continue;
+        ring_op(r, TOP_ACQUIRE, b->masks);
+        Fact *f = fact(b, v);
+        r->rows = f->rows;
+        r->cols = f->cols;
+        bool map = f->def->op == TOP_MAP;
+        Ex e = map ? ssd_role_tx(r, f->def->e) : ssd_ex_val(b->p, ssd_role_get(r, v));
+        Ex below = map && masked(b, v) ? below_diagonal(r, f->def->e) : 0;
+        if (b->bad) return;
+        TOp *n = ssd_role_emit(r, TOP_INTO, 0);
+        n->a = s->out;
+        n->e2 = e;
+        n->hi = below;
+        const TOp *m = masked(b, v);
+        if (m) {
+            n->tri_row = axis(b, m->tri_row);
+            n->tri_col = axis(b, m->tri_col);
+        }
+        ring_op(r, TOP_PUBLISH, b->masks);
+    }
+}
+
+static TOp *each_copy(Role *r, Role *inner) { // opens `each r in 0..copies`
+    Build *b = r->b;
+    TOp *each = ssd_tile_for(&r->at, "r", num(b, 0), num(b, b->t->copies), false);
+    each->op = TOP_EACH;
+    *inner = *r;
+    inner->map = NEWN(b->t->a, Val, b->t->nfacts);
+    memcpy(inner->map, r->map, sizeof(Val) * b->t->nfacts);
+    inner->rho = ssd_ex_val(b->p, each->var);
+    inner->at = (TB){b->p, &each->body};
+    return each;
+}
+
+static void scores(Build *b) {
+    if (!b->masks) return;
+    if (b->masks->body.first != b->masks->body.last) { // one mask a kernel
+        b->bad = true;
+        return;
+    }
+    Role *r = role(b, SCORES);
+    open_loop(r);
+    ring_op(r, TOP_AWAIT, ssd_role_main_ring(b));
+    ahead_ops(r, false);
+    if (b->masks->copies > 1 && !b->bad) {
+        Role inner;
+        each_copy(r, &inner);
+        ahead_ops(&inner, true);
+        r->regs = inner.regs;
+        r->nregs = inner.nregs;
+        r->before = inner.before;
+    }
+    ring_op(r, TOP_RELEASE, ssd_role_main_ring(b));
+    if (!b->bad) close_role(r, "scores", 4, 1, 0);
+    for (TOp *s = b->masks->body.first; s; s = s->next) s->a = 0;
+}
+
+// --- vec and the loads --------------------------------------------------------------------------
+
+// What is handed on, as vec computes it.
+static Ex number(Role *r, int i) {
+    Build *b = r->b;
+    Val v = b->exported[i].v;
+    if (v) return (v = ssd_role_get(r, v)) ? ssd_ex_val(b->p, v) : 0;
+    Ex e = ssd_role_tx(r, b->exported[i].e);
+    if (b->bad || b->exported[i].kind == NUMBER) return e;
+    u8 ax[1] = {b->t->j};
+    int words = (int)(size(b, b->t->j) / 32);
+    if (b->exported[i].kind == BLOCK_END) {
+        const Expr *x = ex(b, e);
+        Val of = x->kind == EX_VAL ? x->val : 0;
+        if (!of) {
+            of = ssd_role_tile(b, "c", SSD_F32, ax, 1, SP_LANE, ssd_role_regs(r, SSD_F32, words));
+            ssd_role_emit(r, TOP_MAP, of)->e = e;
+        }
+        Val end = ssd_role_tile(b, "ce", SSD_F32, ax, 1, SP_LANE, ssd_role_regs(r, SSD_F32, words));
+        TOp *o = ssd_role_emit(r, TOP_PICK, end);
+        Ex first =
+            fn(b, FN_MUL, fn(b, FN_FDIV, ssd_ex_axis(b->p, ax[0]), num(b, BLOCK)), num(b, BLOCK));
+        o->a = of;
+        o->ax[0] = ax[0];
+        o->e = fn(b, FN_ADD, first, num(b, BLOCK - 1));
+        b->exported[i].lane = end;
+        return ssd_ex_val(b->p, end);
+    }
+    Val end = 0; // BLOCK_WEIGHT; its block's end was asked for before it
+    for (int k = 0; k < i; k++)
+        if (b->exported[k].kind == BLOCK_END && b->exported[k].e == b->exported[i].e)
+            end = b->exported[k].lane;
+    Ex w = ssd_ex_fn(b->p, FN_EXP2, fn(b, FN_SUB, ssd_ex_val(b->p, end), e), 0, 0);
+    return b->exported[i].f ? fn(b, FN_MUL, w, ssd_role_tx(r, b->exported[i].f)) : w;
+}
+
+static void vec(Build *b) {
+    if (!b->nexported) return;
+    bool own = false;
+    for (int i = 0; i < b->nexported; i++) own |= b->exported[i].own;
+    Role *r = role(b, VEC);
+    int copies = own ? b->t->copies : 1;
+    Val rep = 0;
+    if (copies > 1) {
+        rep = ssd_prog_val(b->p, "r", SSD_IDX, NULL, 0);
+        r->rho = ssd_ex_val(b->p, rep);
+    }
+    open_loop(r);
+    Ex e[EXPORTS];
+    for (int i = 0; i < b->nexported && !b->bad; i++) {
+        e[i] = number(r, i);
+        if (copies > 1 && !b->exported[i].own) b->bad = true; // two would write one slot
+    }
+    if (b->bad) return;
+    if (b->numbers) { // waited for at the top, left as soon as copied (`order`)
+        TOp *w = NEW(b->t->a, TOp);
+        *w = (TOp){.op = TOP_AWAIT, .a = b->numbers->out, .next = r->loop->body.first};
+        r->loop->body.first = w;
+        ring_op(r, TOP_RELEASE, b->numbers);
+    }
+    ring_op(r, TOP_ACQUIRE, ssd_role_main_ring(b));
+    for (int i = 0; i < b->nexported; i++) {
+        TOp *o = ssd_role_emit(r, TOP_INTO, 0);
+        o->a = b->exported[i].slot;
+        if (b->exported[i].own) {
+            o->ax[0] = b->copy_axis;
+            o->e = r->rho;
+        }
+        o->e2 = e[i];
+    }
+    ring_op(r, TOP_PUBLISH, ssd_role_main_ring(b));
+    close_role(r, "vec", 1, copies, rep);
+}
+
+static void fetch(Role *r, Val slot_val, const TOp *load, bool own, u8 word) {
+    Build *b = r->b;
+    TOp tmp = {0};
+    ssd_role_tx_access(r, &tmp, load);
+    if (word) {
+        int n = tmp.nidx - 1;
+        Ex start = ssd_role_word_start(b, tmp.idx[n], word); // TMA starts at multiples of 16 bytes
+        tmp.idx[n] = fn(b, FN_ADD, start, ssd_ex_axis(b->p, word));
+    }
+    TOp *o = ssd_role_emit(r, TOP_FETCH, 0), *next = o->next;
+    *o = tmp;
+    o->op = TOP_FETCH;
+    o->next = next;
+    o->a = slot_val;
+    if (own && !word) {
+        o->ax[0] = b->copy_axis;
+        o->e = r->rho;
+    }
+}
+
+static void loads(Build *b, const char *name, TOp *which, bool words) {
+    Role *r = role(b, LOADS);
+    open_loop(r);
+    ring_op(r, TOP_ACQUIRE, which);
+    for (int own = 0; own < 2; own++) {
+        Role inner = *r;
+        bool any = false;
+        for (int i = 0; i < b->nfetched && !b->bad; i++) {
+            bool number = val(b, b->fetched[i].slot)->lay.space == SP_ROW;
+            bool each = b->fetched[i].own && !b->fetched[i].word;
+            if (number != words || each != own) continue;
+            if (own && !any) each_copy(r, &inner);
+            any = true;
+            fetch(own ? &inner : r, b->fetched[i].slot, b->fetched[i].load, own,
+                  b->fetched[i].word);
+        }
+        if (own && any) r->before = inner.before;
+    }
+    ring_op(r, TOP_PUBLISH, which);
+    if (!b->bad) close_role(r, name, 1, 1, 0);
+}
+
+// --- The kernel ---------------------------------------------------------------------------------
+
+static void grid(Build *b) {
+    Timer *t = b->t;
+    const TKernel *k = t->k;
+    for (int i = 0; i < k->ngrid; i++) {
+        bool head = k->grid[i].var == t->head;
+        Ex n = k->grid[i].size;
+        if (head) n = num(b, ((i64)ex(b, n)->num * t->blocks + t->copies - 1) / t->copies);
+        b->grid_of[i] = ssd_prog_grid(b->p, b->out, head ? "u" : val(b, k->grid[i].var)->name, n);
+        if (head) b->unit = b->grid_of[i];
+    }
+    if (!b->unit)
+        b->unit = ssd_prog_grid(b->p, b->out, "u", num(b, (t->blocks + t->copies - 1) / t->copies));
+}
+
+static int warpgroups(const TKernel *k) { return (ssd_timed_warps(k) + 3) / 4; }
+
+// Registers a thread: loads need few, scores one accumulator; heads have the rest.
+static void share_registers(Build *b) {
+    int wg = warpgroups(b->out), total = 65536 / (wg * 128) / 8 * 8 * wg, few = 40, ahead = 88,
+        rest = total - few;
+    if (total > 255 * wg) total = 248 * wg, rest = total - few;
+    for (TOp *o = b->out->body.first; o; o = o->next)
+        if (o->op == TOP_ROLE && o->warps == 4 && o->copies == 1 && b->masks &&
+            !strcmp(val(b, o->out)->name, "scores"))
+            rest -= ahead;
+    for (TOp *o = b->out->body.first; o; o = o->next) {
+        if (o->op != TOP_ROLE) continue;
+        bool head = !strcmp(val(b, o->out)->name, "heads"),
+             score = !strcmp(val(b, o->out)->name, "scores");
+        o->regs = head ? MIN(rest / b->t->copies / 8 * 8, 240) : score ? ahead : few;
+    }
+}
+
+// Depths of the rings, from what is best down to what fits.
+static bool fit_memory(Build *b) {
+    i64 room = b->t->u->machine->l1;
+    static const struct {
+        int in, numbers, masks;
+    } steps[] = {{6, 8, 2}, {5, 8, 2}, {4, 8, 2}, {3, 8, 2},
+                 {3, 4, 2}, {2, 4, 2}, {2, 4, 1}, {2, 2, 1}};
+    for (u32 s = b->masks ? 3 : 0; s < COUNTOF(steps); s++) {
+        int asked = b->t->u->schedule.stages;
+        b->in->depth = asked > 0 ? asked : steps[s].in;
+        if (b->numbers) b->numbers->depth = steps[s].numbers;
+        if (b->masks) b->masks->depth = steps[s].masks;
+        if (ssd_timed_shared_bytes(b->p, b->out) + 1024 <= room) return true;
+    }
+    return false;
+}
+
+// Tiles of 1024-byte alignment first: no gaps.
+static void pack_slots(Build *b, TOp *ring_) {
+    TBlock packed = {0};
+    for (int rows = 0; rows < 2; rows++)
+        for (TOp *s = ring_->body.first, *next; s; s = next) {
+            next = s->next;
+            if ((val(b, s->out)->lay.space == SP_ROW) != rows) continue;
+            TOp *c = NEW(b->t->a, TOp);
+            *c = *s;
+            c->next = NULL;
+            TBlock one = {c, c};
+            join(&packed, &one);
+        }
+    ring_->body = packed;
+}
+
+static bool build(Timer *t, TKernel *out, bool staged) {
+    Build *b = NEW(t->a, Build);
+    *out = (TKernel){.name = t->k->name};
+    b->t = t;
+    b->p = t->p;
+    b->out = out;
+    b->top = (TB){t->p, &out->body};
+    if (t->copies > 1)
+        b->copy_axis = ssd_prog_axis(t->p, ssd_arena_printf(t->a, "R%d", t->copies), t->copies);
+    grid(b);
+    ssd_role_main_ring(b);
+    if (staged) b->stage = ssd_role_ring(b, "out", 2, t->copies);
+    // heads and scores ask; the roles that answer come first in the text
+    TBlock keep = {0};
+    heads(b);
+    if (!b->bad) scores(b);
+    if (!b->bad) vec(b);
+    if (!b->bad) loads(b, "load", b->in, false);
+    if (!b->bad && b->numbers) loads(b, "ahead", b->numbers, true);
+    if (b->bad) return false;
+    if (b->stage && !b->stage->body.first) b->stage->depth = 0;
+    // text order: rings, then roles of few warps, scores, heads; or scores, heads, roles of few
+    // warps
+    for (int pass = 0; pass < 4; pass++) {
+        for (TOp *o = out->body.first, *next; o; o = next) {
+            next = o->next;
+            bool is_ring = o->op == TOP_RING,
+                 head = !is_ring && !strcmp(val(b, o->out)->name, "heads");
+            bool score = !is_ring && !strcmp(val(b, o->out)->name, "scores");
+            int big =
+                t->wgmma ? 2
+                         : 1; // registers move between groups of 4 warps; else no warp is left idle
+            int at = is_ring ? 0 : head ? big + 1 : score ? big : t->wgmma ? 1 : 3;
+            if (at != pass || (is_ring && !o->depth)) continue;
+            TOp *c = NEW(t->a, TOp);
+            *c = *o;
+            c->next = NULL;
+            if (o == b->in) b->in = c;
+            if (o == b->numbers) b->numbers = c;
+            if (o == b->masks) b->masks = c;
+            TBlock one = {c, c};
+            join(&keep, &one);
+        }
+    }
+    out->body = keep;
+    pack_slots(b, b->in);
+    share_registers(b);
+    return fit_memory(b);
+}
+
+bool ssd_role_build(Timer *t, TKernel *out) {
+    if (build(t, out, true)) return true;
+    // Without room to stage what leaves, elements go one by one: bounds of ragged rows take
+    // registers.
+    return t->p->axes.v[t->value].size % 16 == 0 && build(t, out, false);
+}
