@@ -10,8 +10,14 @@
 
 enum { FEW = 1024, MANY = 4096, BUFFER_ALIGN = 64 }; // elements of a tile; bytes
 
-extern const unsigned char ssd_cuda_prelude[];
-extern const size_t ssd_cuda_prelude_size;
+#define PRELUDE(name)                                                                              \
+    extern const unsigned char ssd_cuda_##name[];                                                  \
+    extern const size_t ssd_cuda_##name##_size;
+PRELUDE(prelude)
+PRELUDE(block_prelude)
+PRELUDE(dense_prelude)
+PRELUDE(timed_prelude)
+#undef PRELUDE
 
 static const TVal *val(const Cuda *c, Val v) { return &c->p->vals.v[v]; }
 
@@ -50,8 +56,6 @@ void ssd_cuda_comment(Cuda *c, const TOp *o) {
 }
 
 // --- Control flow -------------------------------------------------------------------------------
-static void block(Cuda *c, const TBlock *b);
-
 static void place_carries(Cuda *c, const TOp *o) {
     for (int i = 0; i < o->ncarry; i++) {
         Val v = o->carry[i];
@@ -87,22 +91,35 @@ static void next_carries(Cuda *c, const TOp *o) {
         }
 }
 
+// What only moves tiles need not be there many times.
+static bool unrolled(const Cuda *c, const TOp *o) {
+    if (!c->timed || o->op == TOP_FOR) return o->op == TOP_EACH;
+    for (const TOp *x = o->body.first; x; x = x->next)
+        if (x->op != TOP_FETCH && x->op != TOP_SEND) return true;
+    return false;
+}
+
 static void loop(Cuda *c, const TOp *o) {
     const char *v = c->name[o->var], *lo = ssd_cuda_ex(c, o->lo), *hi = ssd_cuda_ex(c, o->hi);
     place_carries(c, o);
-    if (o->op == TOP_EACH) ssd_cuda_line(c, "#pragma unroll");
+    if (o->op == TOP_EACH || c->timed) // the loops of roles are long
+        ssd_cuda_line(c, unrolled(c, o) ? "#pragma unroll" : "#pragma unroll 1");
+    const Expr *from = &c->p->exs.v[o->lo], *to = &c->p->exs.v[o->hi];
+    if (from->kind == EX_NUM && from->num >= 0 && to->kind == EX_NUM)
+        c->most[o->var] = (i64)to->num - 1;
     if (o->flags & TF_REV)
         ssd_cuda_open(c, "for (int %s = %s - 1, first = %s; %s >= first; %s--)", v, hi, lo, v, v);
     else
         ssd_cuda_open(c, "for (int %s = %s, end = %s; %s < end; %s++)", v, lo, hi, v, v);
-    block(c, &o->body);
+    if (c->timed) ssd_cuda_product_turn(c, o);
+    ssd_cuda_block(c, &o->body);
     next_carries(c, o);
     ssd_cuda_close(c);
 }
 
 static void branch(Cuda *c, const TOp *o) {
     ssd_cuda_open(c, "if (%s)", ssd_cuda_ex(c, o->e));
-    block(c, &o->body);
+    ssd_cuda_block(c, &o->body);
     ssd_cuda_close(c);
 }
 
@@ -116,10 +133,11 @@ static void scalar(Cuda *c, const TOp *o) {
                   ssd_cuda_round(c, v, val(c, o->out)->dtype));
 }
 
-static void op(Cuda *c, const TOp *o) {
+void ssd_cuda_op(Cuda *c, const TOp *o) {
     if (o->op != TOP_FOR && o->op != TOP_EACH && o->op != TOP_IF && o->op != TOP_BUF &&
         o->op != TOP_YIELD && o->op != TOP_PREFETCH)
         ssd_cuda_comment(c, o);
+    if (c->timed && ssd_cuda_timed_op(c, o)) return;
     switch ((TOpCode)o->op) {
     case TOP_MMA: ssd_cuda_mma(c, o); break;
     case TOP_SCAN: ssd_cuda_scan(c, o); break;
@@ -146,7 +164,19 @@ static void op(Cuda *c, const TOp *o) {
     case TOP_COPY: scalar(c, o); break;
     case TOP_BUF:
     case TOP_YIELD:
-    case TOP_PREFETCH: break;
+    case TOP_PREFETCH:
+    case TOP_RING:
+    case TOP_SLOT:
+    case TOP_REGS:
+    case TOP_ROLE:
+    case TOP_ACQUIRE:
+    case TOP_PUBLISH:
+    case TOP_AWAIT:
+    case TOP_RELEASE:
+    case TOP_FETCH:
+    case TOP_SEND:
+    case TOP_INTO:
+    case TOP_WAIT: break; // of roles: ssd_cuda_timed_op
     case TOP__COUNT: SSD_BUG("not an op");
     }
 }
@@ -155,11 +185,11 @@ static bool is_view(const TOp *o) {
     return o->op == TOP_AT || o->op == TOP_RENAME || o->op == TOP_SPLIT || o->op == TOP_SLICE;
 }
 
-static void block(Cuda *c, const TBlock *b) {
+void ssd_cuda_block(Cuda *c, const TBlock *b) {
     for (TOp *o = b->first; o; o = o->next) {
-        bool nest = ssd_nest_op(c->p, o);
+        bool nest = !c->timed && ssd_nest_op(c->p, o);
         TOp *last = nest ? ssd_nest_last(c->p, o) : o;
-        for (TOp *w = o;; w = w->next) { // where results go
+        for (TOp *w = o; !c->timed; w = w->next) { // where results go
             const TVal *t = w->out ? val(c, w->out) : NULL;
             if (t && t->lay.space == SP_MEM && t->naxes && !is_view(w)) {
                 c->base[w->out] = c->name[t->lay.buf];
@@ -172,7 +202,7 @@ static void block(Cuda *c, const TBlock *b) {
         if (nest)
             ssd_cuda_nest(c, o, last);
         else
-            op(c, o);
+            ssd_cuda_op(c, o);
         o = last;
     }
 }
@@ -194,7 +224,8 @@ static void note_block(const Cuda *c, const TBlock *b, Used *used) {
     for (const TOp *o = b->first; o; o = o->next) {
         const Ex e[] = {o->e, o->e2, o->when, o->lo, o->hi};
         if (o->op == TOP_PREFETCH) continue;
-        if (o->op == TOP_LOAD || o->op == TOP_STORE) used->tensor[o->tensor] = true;
+        if (o->op == TOP_LOAD || o->op == TOP_STORE || o->op == TOP_FETCH || o->op == TOP_SEND)
+            used->tensor[o->tensor] = true;
         for (size_t i = 0; i < COUNTOF(e); i++) note_ex(c, e[i], used);
         for (int i = 0; i < o->nidx; i++) note_ex(c, o->idx[i], used);
         for (int i = 0; o->init && i < o->ncarry; i++) note_ex(c, o->init[i], used);
@@ -222,10 +253,40 @@ static int taken_tensors(const Cuda *c, u16 *out, int *place) {
     return n;
 }
 
-// Elements of the largest tile: of all, or of those in memory.
+// The last op of the held nest that begins here, or NULL.
+static const TOp *held_to(const Prog *p, const TOp *o) {
+    if (!ssd_nest_op(p, o)) return NULL;
+    const TOp *last = ssd_nest_last(p, (TOp *)o);
+    return ssd_nest_held(p, o, last) ? last : NULL;
+}
+
+// Threads for the largest held nest: with HELD points a thread, 64 bytes of a tile are under way at
+// once.
+static i64 held_threads(const Prog *p, const TBlock *b) {
+    enum { HELD = 16, LEAST = 64, MOST = 512 };
+    i64 most = 0;
+    for (const TOp *o = b->first; o; o = o->next) {
+        NestHeld h;
+        const TOp *last = held_to(p, o);
+        most = MAX(most, held_threads(p, &o->body));
+        if (!last || !ssd_nest_hold(p, o, last, &h)) continue;
+        i64 points = p->axes.v[h.lane].size * (h.row ? p->axes.v[h.row].size : 1), n = LEAST;
+        while (n < MOST && n * HELD < points) n *= 2;
+        most = MAX(most, n);
+        o = last;
+    }
+    return most;
+}
+
+// Elements of the largest tile: of all, or of those in memory; held ones are not counted.
 static i64 largest(const Prog *p, const TBlock *b, bool in_memory) {
     i64 most = 0;
     for (const TOp *o = b->first; o; o = o->next) {
+        const TOp *held = held_to(p, o);
+        if (held) {
+            o = held;
+            continue;
+        }
         const TVal *v = o->out ? &p->vals.v[o->out] : NULL;
         i64 n = 1;
         for (int i = 0; v && i < v->naxes; i++) n *= p->axes.v[v->ax[i]].size;
@@ -236,12 +297,13 @@ static i64 largest(const Prog *p, const TBlock *b, bool in_memory) {
 }
 
 // Blocks that share a multiprocessor, as far as shared memory lets them: what registers are shared
-// by.
-static int neighbours(const Cuda *c) {
+// by. The addresses of many tensors take registers, too.
+static int neighbours(const Cuda *c, int tensors) {
+    enum { SOME_TENSORS = 8, MANY_TENSORS = 16 };
     i64 bytes = 0;
     for (const TOp *o = c->k->body.first; o; o = o->next) bytes += o->op == TOP_BUF ? o->bytes : 0;
-    if (2 * bytes > c->m->l1 || c->threads > 256) return 1;
-    return 8 * bytes > c->m->l1 ? 2 : 4;
+    if (2 * bytes > c->m->l1 || c->threads > 256 || tensors > MANY_TENSORS) return 1;
+    return 8 * bytes > c->m->l1 || tensors > SOME_TENSORS ? 2 : 4;
 }
 
 static i64 buffers(Cuda *c) {
@@ -261,6 +323,10 @@ static i64 buffers(Cuda *c) {
 static void arguments(Cuda *c, const u16 *tensors, int n) {
     ssd_cuda_open(c, "struct %s_args",
                   c->k->name); // of each tensor its address, strides and dims, in elements
+    if (c->maps.n) {
+        ssd_cuda_line(c, "TensorMap map[%u];", c->maps.n);
+        ssd_cuda_line(c, "u64 maps_made; // a bit each: bulk copies can use it");
+    }
     if (n) ssd_cuda_line(c, "void *data[%d];", n);
     for (u32 i = 0; i < c->p->syms.n; i++) ssd_cuda_line(c, "i64 %s;", c->sym[i]);
     for (int i = 0; i < n; i++) {
@@ -274,7 +340,8 @@ static void arguments(Cuda *c, const u16 *tensors, int n) {
 // Does a kernel write memory that the tensor may share?
 static bool writes(const Cuda *c, const TBlock *b, const TTensor *t) {
     for (const TOp *o = b->first; o; o = o->next) {
-        const TTensor *to = o->op == TOP_STORE ? &c->p->tensors.v[o->tensor] : NULL;
+        bool stores = o->op == TOP_STORE || o->op == TOP_SEND;
+        const TTensor *to = stores ? &c->p->tensors.v[o->tensor] : NULL;
         if (to && (to == t || (to->alias && !strcmp(to->alias, t->name)) ||
                    (t->alias && !strcmp(t->alias, to->name))))
             return true;
@@ -287,7 +354,13 @@ static void tensor(Cuda *c, u16 i, int place) {
     const TTensor *t = &c->p->tensors.v[i];
     const char *type = ssd_cuda_type(t->dtype), *name = c->tensor[i];
     const char *only = writes(c, &c->k->body, t) ? "" : "const ";
-    if (t->rank)
+    if (t->rank && c->dense) {
+        const char *dims = "";
+        for (int d = 1; d < t->rank; d++)
+            dims = ssd_arena_printf(c->a, "%s, %lld", dims, (long long)c->p->exs.v[t->dim[d]].num);
+        ssd_cuda_line(c, "const View<dense, %s%s%s> %s(args.data[%d], args.%s[0], args.%s[1]);",
+                      only, type, dims, name, place, name, name);
+    } else if (t->rank)
         ssd_cuda_line(c, "const Tensor<%s%s, %d> %s(args.data[%d], args.%s[0], args.%s[1]);", only,
                       type, t->rank, name, place, name, name);
     else
@@ -298,7 +371,7 @@ static void tensor(Cuda *c, u16 i, int place) {
 // Grid variables from the block's number: the last one runs fastest.
 static void grid(Cuda *c) {
     const TKernel *k = c->k;
-    if (k->ngrid > 1) ssd_cuda_line(c, "int block = blockIdx.x;");
+    if (k->ngrid > 1) ssd_cuda_line(c, "u32 block = blockIdx.x;");
     for (int i = k->ngrid - 1; i >= 0; i--) {
         const char *v = c->name[k->grid[i].var], *size = ssd_cuda_factor(c, k->grid[i].size);
         if (k->ngrid == 1)
@@ -314,11 +387,26 @@ static void grid(Cuda *c) {
 static void begin_kernel(Cuda *c, const TKernel *k) {
     c->k = k;
     c->threads = ssd_cuda_threads(c->p, k);
+    c->timed = ssd_timed_kernel(c->p, k);
     c->nest = 0;
+    c->maps.n = 0;
+    memset(c->held, 0, sizeof c->held);
     memset(c->base, 0, c->p->vals.n * sizeof *c->base);
     memset(c->local, 0, c->p->vals.n * sizeof *c->local);
     ssd_cuda_names(c);
-    ssd_cuda_barriers(c);
+    for (u32 i = 0; i < c->p->vals.n; i++) c->most[i] = -1;
+    if (c->timed)
+        ssd_cuda_timed_begin(c);
+    else
+        ssd_cuda_barriers(c);
+}
+
+static void open_entry(Cuda *c, const char *name, int tensors) {
+    const char *threads = c->timed ? ssd_arena_printf(c->a, "%d", c->threads) : "THREADS";
+    ssd_cuda_open(c,
+                  "extern \"C\" __global__ void __launch_bounds__(%s, %d) %s(const "
+                  "__grid_constant__ %s_args args)",
+                  threads, c->timed ? 1 : neighbours(c, tensors), name, c->k->name);
 }
 
 static i64 kernel(Cuda *c, const TKernel *k) {
@@ -328,38 +416,105 @@ static i64 kernel(Cuda *c, const TKernel *k) {
     int n = taken_tensors(c, tensors, place);
     ssd_text_put(c->out, "\n", 1);
     arguments(c, tensors, n);
-    ssd_cuda_open(c,
-                  "extern \"C\" __global__ void __launch_bounds__(THREADS, %d) %s(const "
-                  "__grid_constant__ %s_args args)",
-                  neighbours(c), k->name, k->name);
+    if (c->dense)
+        ssd_cuda_open(c, "template <bool dense> DEVICE void %s_block(const %s_args &args)", k->name,
+                      k->name);
+    else
+        open_entry(c, k->name, n);
     for (int i = 0; i < n; i++) tensor(c, tensors[i], i);
     const bool *syms = used_by(c).sym;
     for (u32 i = 0; i < c->p->syms.n; i++)
         if (syms[i]) ssd_cuda_line(c, "const int %s = (int)args.%s;", c->sym[i], c->sym[i]);
-    i64 bytes = buffers(c);
+    i64 bytes = c->timed ? ssd_timed_shared_bytes(c->p, k) : buffers(c);
     grid(c);
-    block(c, &k->body);
+    if (c->timed)
+        ssd_cuda_roles(c);
+    else
+        ssd_cuda_block(c, &k->body);
     ssd_cuda_close(c);
+    for (int dense = 1; c->dense && dense >= 0; dense--) {
+        open_entry(c, dense ? ssd_cuda_dense_name(c->a, k) : k->name, n);
+        ssd_cuda_line(c, "%s_block<%s>(args);", k->name, dense ? "true" : "false");
+        ssd_cuda_close(c);
+    }
     return bytes;
 }
 
 // --- Programs -----------------------------------------------------------------------------------
-// One block size for the program, as large as its largest tile is worth: the prelude's loops are
-// written in it.
+// A kernel of roles says how many warps it has. For all others of the program one block size, as
+// large as their largest tile is worth: the prelude's loops are written in it.
 int ssd_cuda_threads(const Prog *p, const TKernel *k) {
-    (void)k;
-    i64 all = 0, memory = 0;
+    i64 all = 0, memory = 0, held = 0;
+    if (k && ssd_timed_kernel(p, k)) return ssd_timed_warps(k) * 32;
     for (u32 i = 0; i < p->kernels.n; i++) {
+        if (ssd_timed_kernel(p, &p->kernels.v[i])) continue;
+        held = MAX(held, held_threads(p, &p->kernels.v[i].body));
         all = MAX(all, largest(p, &p->kernels.v[i].body, false));
         memory = MAX(memory, largest(p, &p->kernels.v[i].body, true));
     }
-    return memory > MANY ? 512 : all > FEW ? 256 : 128;
+    int rest = memory > MANY ? 512 : all > FEW ? 256 : all > 1 || !held ? 128 : 0;
+    return MAX(rest, (int)held);
+}
+
+// Where all dims but the first are known, kernels are compiled twice: for any strides, and for
+// tensors without gaps, where the addresses of a short kernel are not longer than its arithmetic.
+bool ssd_cuda_dense(const Prog *p) {
+    for (u32 i = 0; i < p->kernels.n; i++)
+        if (ssd_timed_kernel(p, &p->kernels.v[i])) return false;
+    for (u32 i = 1; i < p->tensors.n; i++) {
+        const TTensor *t = &p->tensors.v[i];
+        double span = 1;
+        for (int d = 1; d < t->rank; d++) {
+            const Expr *dim = &p->exs.v[t->dim[d]];
+            if (dim->kind != EX_NUM || dim->num < 1) return false;
+            span *= dim->num;
+        }
+        if (span > INT32_MAX) return false;
+    }
+    return true;
+}
+const char *ssd_cuda_dense_name(Arena *a, const TKernel *k) {
+    return ssd_arena_printf(a, "%s_dense", k->name);
 }
 
 int ssd_cuda_takes(Arena *a, const Prog *p, const TKernel *k, int **out) {
     Cuda c = {.p = p, .a = a, .k = k};
     *out = NEWN(a, int, p->tensors.n);
     return taken_tensors(&c, NEWN(a, u16, p->tensors.n), *out);
+}
+
+static Cuda start(Arena *a, const Prog *p, const Machine *m, Text *out) {
+    Cuda c = {.p = p, .m = m, .a = a, .out = out};
+    c.name = NEWN(a, const char *, p->vals.n);
+    c.base = NEWN(a, const char *, p->vals.n);
+    c.offset = NEWN(a, i64, p->vals.n);
+    c.local = NEWN(a, u32, p->vals.n);
+    c.elem = NEWN(a, const char *, p->vals.n);
+    c.place = NEWN(a, const char *, p->vals.n);
+    c.most = NEWN(a, i64, p->vals.n);
+    c.loads_of = NEWN(a, u64, p->vals.n);
+    c.view = NEWN(a, CudaView, p->vals.n);
+    c.tensor = NEWN(a, const char *, p->tensors.n);
+    c.axis = NEWN(a, const char *, p->axes.n);
+    c.sym = NEWN(a, const char *, p->syms.n + 1);
+    return c;
+}
+
+int ssd_cuda_maps(Arena *a, const Prog *p, const Machine *m, const TKernel *k, const ArtMap **out) {
+    *out = NULL;
+    if (!ssd_timed_kernel(p, k)) return 0;
+    Cuda c = start(a, p, m, NULL);
+    u16 *tensors = NEWN(a, u16, p->tensors.n);
+    begin_kernel(&c, k);
+    int n = taken_tensors(&c, tensors, NEWN(a, int, p->tensors.n));
+    for (u32 i = 0; i < c.maps.n; i++)
+        for (int t = 0; t < n; t++)
+            if (tensors[t] == c.maps.v[i].take) {
+                c.maps.v[i].take = t;
+                break;
+            }
+    *out = c.maps.v;
+    return (int)c.maps.n;
 }
 
 // Narrow tensors allow the hardware's own functions.
@@ -395,24 +550,36 @@ static void header(Cuda *c) {
         }
         ssd_text_printf(c->out, t->alias ? "], may be %s\n" : "]\n", t->alias);
     }
-    ssd_text_printf(c->out, "#define THREADS %d\n#define FAST %d\n", ssd_cuda_threads(p, NULL),
-                    is_fast(p));
+}
+
+// What the program's kernels call, and no more.
+static void prelude(Cuda *c) {
+    bool timed = false, plain = false;
+    for (u32 i = 0; i < c->p->kernels.n; i++) {
+        bool roles = ssd_timed_kernel(c->p, &c->p->kernels.v[i]);
+        timed |= roles, plain |= !roles;
+    }
+    ssd_text_printf(c->out, "#define FAST %d\n", is_fast(c->p));
+    if (plain) ssd_text_printf(c->out, "#define THREADS %d\n", ssd_cuda_threads(c->p, NULL));
+    if (timed) ssd_text_printf(c->out, "#define WGMMA %d\n", c->m->wgmma);
+    ssd_text_printf(c->out, "\n");
+    ssd_text_put(c->out, (const char *)ssd_cuda_prelude, ssd_cuda_prelude_size);
+    if (plain)
+        ssd_text_put(c->out, (const char *)ssd_cuda_block_prelude, ssd_cuda_block_prelude_size);
+    if (c->dense)
+        ssd_text_put(c->out, (const char *)ssd_cuda_dense_prelude, ssd_cuda_dense_prelude_size);
+    if (timed)
+        ssd_text_put(c->out, (const char *)ssd_cuda_timed_prelude, ssd_cuda_timed_prelude_size);
+    if (timed) ssd_cuda_products(c);
 }
 
 void ssd_cuda_source(const Prog *p, const Machine *m, i64 *out_scratch, Text *out) {
     Arena scratch = {0};
-    Cuda c = {.p = p, .m = m, .a = &scratch, .out = out};
-    c.name = NEWN(c.a, const char *, p->vals.n);
-    c.base = NEWN(c.a, const char *, p->vals.n);
-    c.offset = NEWN(c.a, i64, p->vals.n);
-    c.local = NEWN(c.a, u32, p->vals.n);
-    c.tensor = NEWN(c.a, const char *, p->tensors.n);
-    c.axis = NEWN(c.a, const char *, p->axes.n);
-    c.sym = NEWN(c.a, const char *, p->syms.n + 1);
+    Cuda c = start(&scratch, p, m, out);
+    c.dense = ssd_cuda_dense(p);
     ssd_cuda_sources(&c);
     header(&c);
-    ssd_text_printf(out, "\n");
-    ssd_text_put(out, (const char *)ssd_cuda_prelude, ssd_cuda_prelude_size);
+    prelude(&c);
     for (u32 i = 0; i < p->kernels.n; i++) {
         i64 bytes = kernel(&c, &p->kernels.v[i]);
         if (out_scratch) out_scratch[i] = bytes;
@@ -420,8 +587,23 @@ void ssd_cuda_source(const Prog *p, const Machine *m, i64 *out_scratch, Text *ou
     ssd_arena_free(&scratch);
 }
 
+// Rings are as deep as the program says: none of the smaller machines may have room for them.
+static bool fits(const Prog *p, const Machine *m, Text *why) {
+    for (u32 i = 0; i < p->kernels.n; i++) {
+        const TKernel *k = &p->kernels.v[i];
+        i64 bytes = ssd_timed_kernel(p, k) ? ssd_timed_shared_bytes(p, k) : 0;
+        if (bytes <= m->l1) continue;
+        ssd_text_printf(
+            why, "SCRATCH: kernel %s needs %lld bytes of shared memory, a block of %s has %lld",
+            k->name, (long long)bytes, m->arch, (long long)m->l1);
+        return false;
+    }
+    return true;
+}
+
 bool ssd_cuda_emit(Arena *a, const Prog *p, const Machine *m, const void **out_code,
                    size_t *out_size, i64 *out_scratch, Text *why) {
+    if (!fits(p, m, why)) return false;
     Text source = {0};
     ssd_cuda_source(p, m, out_scratch, &source);
     NvrtcResult r;
@@ -437,6 +619,7 @@ bool ssd_cuda_text(const Prog *p, const Machine *m, bool assembly, Text *out, Te
         ssd_cuda_source(p, m, NULL, out);
         return true;
     }
+    if (!fits(p, m, why)) return false;
     Arena scratch = {0};
     Text source = {0};
     NvrtcResult r;

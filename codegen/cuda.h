@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// CUDA targets: T1 to CUDA C++ text, and by NVRTC to a cubin.
+// CUDA targets: T1 and T2 to CUDA C++ text, and by NVRTC to a cubin.
 #ifndef SSD_CUDA_H
 #define SSD_CUDA_H
 
@@ -12,9 +12,13 @@ bool ssd_cuda_emit(Arena *a, const Prog *p, const Machine *m, const void **out_c
 bool ssd_cuda_text(const Prog *p, const Machine *m, bool assembly, Text *out,
                    Text *why); // source or PTX
 
-// For the artifact: threads of a block, and the tensors in the kernel's argument, as `takes`
-// numbers them.
+// For the artifact: threads of a block, the tensor maps of the kernel, and the tensors in its
+// argument, as `takes` numbers them.
 int ssd_cuda_threads(const Prog *p, const TKernel *k);
+int ssd_cuda_maps(Arena *a, const Prog *p, const Machine *m, const TKernel *k, const ArtMap **out);
 int ssd_cuda_takes(Arena *a, const Prog *p, const TKernel *k, int **out);
+// Is there a second kernel of each for tensors without gaps (artifact.h: `dense`)? Its name.
+bool ssd_cuda_dense(const Prog *p);
+const char *ssd_cuda_dense_name(Arena *a, const TKernel *k);
 
 #endif

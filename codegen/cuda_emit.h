@@ -1,28 +1,44 @@
 // SPDX-License-Identifier: Apache-2.0
-// T1 -> CUDA C++: what the emitter's files share.
+// T1 and T2 -> CUDA C++: what the emitter's files share.
 //
 //   cuda.c         programs, kernels, control flow, the artifact's code
 //   cuda_name.c    C names for everything a kernel speaks of
 //   cuda_ex.c      scalar expressions, tiles and tensors at a point
 //   cuda_nest.c    loop nests of elementwise ops, spread over the threads of a block
+//   cuda_hold.c    nests whose tiles the threads hold in registers
 //   cuda_ops.c     products, scans, concatenation, slices put into tiles, swaps, inverses
 //   cuda_sync.c    which ops need a barrier before them
-//   cuda_prelude.cuh   what the printed text calls
+//   cuda_role.c    T2: roles, rings, what fills slots and what leaves them
+//   cuda_tma.c     T2: which of these a bulk copy (TMA) does, and the tensor maps for it
+//   cuda_frag.c    T2: tiles in registers
+//   cuda_product.c T2: products
+//   cuda_loads.c   T2: loads that may be under way where a slot is left
+//   cuda_prelude.cuh   what the printed text calls; cuda_block.cuh: of T1, cuda_timed.cuh: of T2
 //   nvrtc.c        text to machine code
 //
 // A block of the grid is a block of threads. Tiles lie in dynamic shared memory as f32, whatever
 // their dtype (which is a rounding point); rank-0 values are computed by every thread; values of a
 // shared nest are variables of its body. The text walks the program in order, each op under its own
-// line of T1.
+// line of T1. How a kernel of roles looks instead is told in cuda_role.c.
 #ifndef SSD_CUDA_EMIT_H
 #define SSD_CUDA_EMIT_H
 
 #include "../ir/machine.h"
 #include "../ir/nest.h"
+#include "../ir/timed.h"
 #include "../runtime/artifact.h"
 
 typedef enum { KIND_FLOAT, KIND_INT, KIND_BOOL } Kind;
 typedef enum { MMA_F32, MMA_TF32, MMA_BF16 } MmaKind;
+
+// A tile in shared memory of a kernel of roles: a slot's tile, perhaps seen through views.
+typedef struct CudaView {
+    Val base;           // the slot's tile
+    const char *offset; // C text in elements, @sw128 in bytes; NULL: none
+    bool even;          // the offset is a multiple of 2
+    u8 n, ax[6];        // storage order, outermost first
+    i64 stride[6];      // in elements or bytes
+} CudaView;
 
 typedef struct Cuda {
     const Prog *p;
@@ -45,7 +61,23 @@ typedef struct Cuda {
     u32 *local;                // by value: the nest whose body has it as a variable
     u32 nest;                  // number of the nest at hand
     const char *quad;          // index of a point among four neighbours
+    const char *held[2];       // indices of a thread's rows and turns in held nests
+    bool dense;                // views of tensors are chosen when the text is compiled
     VEC(const TOp *) barriers; // ops with a barrier before them
+
+    // in a kernel of roles
+    bool timed;
+    const TOp *role;
+    const char **elem;       // by value: its element at the point at hand
+    i64 *most;               // by value: the largest value of an index variable, -1: unknown
+    const char **place;      // by ring: `in` or `Ms[r]`, as acquired last
+    CudaView *view;          // by value
+    VEC(const TOp *) flying; // products under way, in the order of issue
+    int nloads;              // of slots' tiles, in this role (cuda_loads.c)
+    Val load_ring[64];
+    u64 *loads_of;    // by register value: what it is made of
+    u64 settled;      // those that have surely returned
+    VEC(ArtMap) maps; // of the kernel
 } Cuda;
 
 // --- Text ---------------------------------------------------------------------------------------
@@ -53,6 +85,8 @@ void ssd_cuda_line(Cuda *c, const char *fmt, ...) SSD_PRINTF(2, 3); // one inden
 void ssd_cuda_open(Cuda *c, const char *fmt, ...) SSD_PRINTF(2, 3); // a line, then deeper
 void ssd_cuda_close(Cuda *c);                                       // shallower, then `}`
 void ssd_cuda_comment(Cuda *c, const TOp *o);                       // the op as T1 has it
+void ssd_cuda_block(Cuda *c, const TBlock *b);                      // cuda.c: the ops of a body
+void ssd_cuda_op(Cuda *c, const TOp *o);                            // one that is in no nest
 
 // --- cuda_name.c --------------------------------------------------------------------------------
 void ssd_cuda_names(Cuda *c);                         // all names of the kernel at hand
@@ -75,12 +109,28 @@ const char *ssd_cuda_access(Cuda *c, const TOp *o,
                             const char *value); // a load's value; with `value`, a store
 const char *ssd_cuda_access4(Cuda *c, const TOp *o,
                              const char *array); // the same for four neighbours
+// The same with any method of Tensor: `x.at<2>(b, c*64 + j, h, p)`; `value` is its first argument,
+// or NULL.
+const char *ssd_cuda_element(Cuda *c, const TOp *o, const char *method, const char *value);
+// The same for `width` neighbours along an axis, all under one condition (NULL: none), where rows
+// of the tensor have them side by side; else NULL.
+const char *ssd_cuda_row(Cuda *c, const TOp *o, u8 axis, int width, const char *when,
+                         const char *array);
+// No element of the load or store is out of range, by the indices that axis x or y has a part in
+// (0: by any).
+bool ssd_cuda_inside(const Cuda *c, const TOp *o, u8 x, u8 y);
 i64 ssd_cuda_size(const Cuda *c, u8 axis);
 
-// --- cuda_nest.c
-// --------------------------------------------------------------------------------------------- How
+// --- cuda_nest.c --------------------------------------------------------------------------------
+// How
 // a nest is spread: its axes outermost first, the reduced one apart.
-typedef enum { SPREAD_POINTS, SPREAD_WARP_SUMS, SPREAD_THREAD_SUMS, SPREAD_BLOCK_SUM } Spread;
+typedef enum {
+    SPREAD_POINTS,
+    SPREAD_WARP_SUMS,
+    SPREAD_THREAD_SUMS,
+    SPREAD_BLOCK_SUM,
+    SPREAD_HELD
+} Spread;
 typedef struct CudaNest {
     Spread spread;
     int n;
@@ -90,6 +140,7 @@ typedef struct CudaNest {
 } CudaNest;
 void ssd_cuda_nest_plan(const Cuda *c, const TOp *first, const TOp *last, CudaNest *out);
 void ssd_cuda_nest(Cuda *c, const TOp *first, const TOp *last);
+void ssd_cuda_hold(Cuda *c, const TOp *first, const TOp *last); // cuda_hold.c
 // Opens a loop in which each thread (or warp) has its share of the points, axes as variables.
 void ssd_cuda_open_points(Cuda *c, const u8 *ax, const i64 *size, int n, bool warps);
 
@@ -105,5 +156,44 @@ void ssd_cuda_swap(Cuda *c, const TOp *o);
 void ssd_cuda_inv(Cuda *c, const TOp *o);
 void ssd_cuda_pick(Cuda *c, const TOp *o);
 void ssd_cuda_barriers(Cuda *c); // fills c->barriers for the kernel at hand
+
+// --- cuda_role.c --------------------------------------------------------------------------------
+void ssd_cuda_timed_begin(Cuda *c);               // of a kernel: its maps
+void ssd_cuda_roles(Cuda *c);                     // the kernel's text behind its arguments
+bool ssd_cuda_timed_op(Cuda *c, const TOp *o);    // false: it is written as in T1
+const CudaView *ssd_cuda_view_of(Cuda *c, Val v); // of a tile in shared memory
+const char *ssd_cuda_tile(Cuda *c, const CudaView *v, u8 ax,
+                          Ex at); // its first element: an address (@sw128) or a pointer
+bool ssd_cuda_ex_has(const Cuda *c, Ex e,
+                     u8 axis); // does it depend on the axis, by index or by a tile?
+
+// --- cuda_loads.c -------------------------------------------------------------------------------
+void ssd_cuda_loads_note(Cuda *c, const TOp *o);  // an op is written
+void ssd_cuda_loads_landed(Cuda *c, Val product); // it was waited for
+bool ssd_cuda_loads_open(Cuda *c, Val ring);      // may one from the ring's slot be under way?
+void ssd_cuda_loads_settle(Cuda *c);              // no more, after a fence
+
+// --- cuda_tma.c ---------------------------------------------------------------------------------
+// The map that the op's tile can be moved by, and which tensor dimension each axis of the tile runs
+// along.
+bool ssd_cuda_map(Cuda *c, const TOp *o, ArtMap *out, int dim_of[6]);
+int ssd_cuda_map_number(Cuda *c, const ArtMap *m); // in c->maps, added when it is new
+const char *ssd_cuda_coords(Cuda *c, const TOp *o, const int dim_of[6],
+                            int panel); // innermost first
+
+// --- cuda_frag.c --------------------------------------------------------------------------------
+void ssd_cuda_frag_elements(Cuda *c,
+                            const TOp *o); // map, fill, load, store, into of register tiles
+void ssd_cuda_frag_copy(Cuda *c, const TOp *o);
+void ssd_cuda_lane_scan(Cuda *c, const TOp *o);
+void ssd_cuda_lane_at(Cuda *c, const TOp *o);
+void ssd_cuda_lane_pick(Cuda *c, const TOp *o);
+bool ssd_cuda_tri_tile(const Cuda *c, Val tile); // is it written below its diagonal only?
+
+// --- cuda_product.c -----------------------------------------------------------------------------
+void ssd_cuda_products(Cuda *c);              // the program's wgmma wrappers
+void ssd_cuda_product(Cuda *c, const TOp *o); // one mma
+void ssd_cuda_product_wait(Cuda *c, const TOp *o);
+void ssd_cuda_product_turn(Cuda *c, const TOp *o); // a loop's body begins
 
 #endif

@@ -77,6 +77,7 @@ static const char *const calls[FN__COUNT] = {
 };
 
 static const char *text(Cuda *c, Ex e, int prec);
+static bool bounds(const Cuda *c, Ex e, double *lo, double *hi);
 
 static const char *number(Cuda *c, const Expr *x, Kind k) {
     char s[48];
@@ -108,9 +109,21 @@ static const char *operand(Cuda *c, Ex e, Kind want, int prec) {
     return ssd_arena_printf(c->a, "(int)%s", text(c, e, P_UNARY));
 }
 
+// x//n of an index that is never negative; NULL where that is not sure.
+static const char *quotient(Cuda *c, const Expr *x, int prec) {
+    double lo, hi, n = at(c, x->arg[1])->num;
+    if (at(c, x->arg[1])->kind != EX_NUM || n < 1 || !bounds(c, x->arg[0], &lo, &hi) || lo < 0)
+        return NULL;
+    if (hi < n) return "0";
+    const char *s = ssd_arena_printf(c->a, "%s/%lld", text(c, x->arg[0], P_MUL), (long long)n);
+    return parens(c, s, prec > P_MUL);
+}
+
 static const char *function(Cuda *c, const Expr *x, int prec) {
     Kind k = ssd_cuda_dtype_kind(x->dtype);
     FnCode f = (FnCode)x->fn;
+    const char *whole = f == FN_FDIV && k == KIND_INT ? quotient(c, x, prec) : NULL;
+    if (whole) return whole;
     if (f == FN_WHERE) {
         const char *s =
             ssd_arena_printf(c->a, "%s ? %s : %s", text(c, x->arg[0], P_OR),
@@ -155,6 +168,8 @@ static bool bounds(const Cuda *c, Ex e, double *lo, double *hi) {
             if (c->k->grid[i].var == x->val && size->kind == EX_NUM)
                 return *lo = 0, *hi = size->num - 1, true;
         }
+    if (x->kind == EX_VAL && c->most[x->val] >= 0)
+        return *lo = 0, *hi = (double)c->most[x->val], true;
     if (x->kind != EX_FN || ssd_fns[x->fn].arity != 2 || !bounds(c, x->arg[0], &l0, &h0) ||
         !bounds(c, x->arg[1], &l1, &h1))
         return false;
@@ -204,6 +219,30 @@ const char *ssd_cuda_access4(Cuda *c, const TOp *o, const char *array) {
                    ssd_arena_printf(c->a, "%s, %s", when, array));
 }
 
+// Does every `width`th point of the axis begin at a multiple of `width`?
+static bool in_step(const Cuda *c, Ex e, u8 axis, int width) {
+    const Expr *x = at(c, e);
+    if (x->kind == EX_AXIS) return x->axis == axis;
+    if (x->kind == EX_NUM) return (i64)x->num % width == 0;
+    return x->kind == EX_FN && x->fn == FN_ADD && in_step(c, x->arg[0], axis, width) &&
+           in_step(c, x->arg[1], axis, width);
+}
+
+const char *ssd_cuda_row(Cuda *c, const TOp *o, u8 axis, int width, const char *when,
+                         const char *array) {
+    u8 ax[8];
+    const TTensor *t = &c->p->tensors.v[o->tensor];
+    if (width == 1 || ssd_nest_contiguous(c->p, o) != axis || t->dtype == SSD_I32) return NULL;
+    if (o->op == TOP_LOAD && ssd_cuda_dtype_kind(val(c, o->out)->dtype) != KIND_FLOAT) return NULL;
+    if (o->when && memchr(ax, axis, (size_t)ssd_ex_axes(c->p, o->when, ax))) return NULL;
+    Ex last = o->idx[o->nidx - 1];
+    if (!in_step(c, last, axis, width) || !proven(c, last, t->dim[o->nidx - 1])) return NULL;
+    const char *own = o->when ? text(c, o->when, when ? P_AND : 0) : NULL;
+    when = !own ? when : !when ? own : ssd_arena_printf(c->a, "%s && %s", when, own);
+    return element(c, o->tensor, o->idx, o->nidx, o->op == TOP_STORE ? "put_row" : "get_row",
+                   ssd_arena_printf(c->a, "%s, %s", when ? when : "true", array));
+}
+
 // --- Tiles --------------------------------------------------------------------------------------
 const char *ssd_cuda_pointer(Cuda *c, Val v) {
     if (!c->base[v]) SSD_BUG("`%s` has no memory", val(c, v)->name);
@@ -227,9 +266,22 @@ const char *ssd_cuda_at(Cuda *c, Val v, u8 from, const char *instead) {
     return ssd_arena_printf(c->a, "%s[%s]", c->base[v], s);
 }
 
+bool ssd_cuda_inside(const Cuda *c, const TOp *o, u8 x, u8 y) {
+    for (int d = 0; d < o->nidx; d++) {
+        bool asked = !x || ssd_cuda_ex_has(c, o->idx[d], x) || ssd_cuda_ex_has(c, o->idx[d], y);
+        if (asked && !proven(c, o->idx[d], c->p->tensors.v[o->tensor].dim[d])) return false;
+    }
+    return true;
+}
+
+const char *ssd_cuda_element(Cuda *c, const TOp *o, const char *method, const char *value) {
+    return element(c, o->tensor, o->idx, o->nidx, method, value);
+}
+
 // Tiles hold f32 whatever they mean: truth as 0 and 1, indices as whole numbers.
 static const char *read(Cuda *c, Val v, int prec) {
     const TVal *t = val(c, v);
+    if (c->elem[v]) return c->elem[v];
     if (!t->naxes || (c->local[v] && c->local[v] == c->nest)) return c->name[v];
     const char *s = ssd_cuda_at(c, v, 0, NULL);
     Kind k = ssd_cuda_dtype_kind(t->dtype);

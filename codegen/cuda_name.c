@@ -22,7 +22,11 @@ static const char *const reserved[] = {
     "Tf32", "abs", "acos", "asin", "atan", "ceil", "cos", "cosh", "erf", "exp", "exp2", "expm1",
     "fabs", "floor", "fma", "fmax", "fmin", "fmod", "gamma", "j0", "j1", "jn", "y0", "y1", "yn",
     "log", "log1p", "log2", "pow", "round", "rsqrt", "sin", "sinh", "sqrt", "tan", "tanh", "time",
-    "clock"};
+    "clock",
+    // what the text of roles says besides
+    "warp", "thread", "row", "col", "barriers", "slots", "words", "value", "Ring", "TensorMap",
+    "WGMMA", "HOPPER", "MANY", "pair", "unpack", "hold", "clear", "mma", "fetched", "first", "last",
+    "next"};
 
 static bool is_taken(const Cuda *c, const char *s) {
     for (size_t i = 0; i < COUNTOF(reserved); i++)

@@ -34,6 +34,10 @@ void ssd_cuda_nest_plan(const Cuda *c, const TOp *first, const TOp *last, CudaNe
     int n = ssd_nest_axes(c->p, first, ax);
     u8 dense = dense_axis(c, first, last);
     *out = (CudaNest){.points = 1};
+    if (ssd_nest_held(c->p, first, last)) {
+        out->spread = SPREAD_HELD;
+        return;
+    }
     for (const TOp *o = first;; o = o->next) {
         if (o->op == TOP_REDUCE) out->reduce = o->ax[0];
         if (o == last) break;
@@ -281,6 +285,10 @@ void ssd_cuda_nest(Cuda *c, const TOp *first, const TOp *last) {
     CudaNest n;
     i64 size[8];
     ssd_cuda_nest_plan(c, first, last, &n);
+    if (n.spread == SPREAD_HELD) {
+        ssd_cuda_hold(c, first, last);
+        return;
+    }
     bool fours = n.quad && !n.reduce;
     for (int i = 0; i < n.n; i++)
         size[i] = ssd_cuda_size(c, n.ax[i]) / (fours && i == n.n - 1 ? 4 : 1);

@@ -19,7 +19,7 @@ enum { EACH_UNROLL = 512 };
 
 static const TVal *val(const Emit *e, Val v) { return &e->p->vals.v[v]; }
 
-// --- Control flow --------------------------------------------------------------------------------
+// --- Control flow -------------------------------------------------------------------------------
 static void block(Emit *e, const TBlock *b);
 
 // Carries of rank 0 as they start; tiles are in their buffers already.
@@ -127,7 +127,7 @@ static void branch(Emit *e, const TOp *o) {
     LLVMPositionBuilderAtEnd(e->b, end);
 }
 
-// --- Ops -----------------------------------------------------------------------------------------
+// --- Ops ----------------------------------------------------------------------------------------
 static void buffer(Emit *e, const TOp *o) {
     e->val[o->out] = ssd_emit_at_const(e, e->scratch, e->scratch_bytes);
     e->scratch_bytes += (o->bytes + 63) / 64 * 64;
@@ -161,6 +161,18 @@ static void op(Emit *e, TOp *o) {
     case TOP_FILL:
     case TOP_PICK:
     case TOP_COPY: ssd_nest_emit(e, o, o); break;
+    case TOP_RING:
+    case TOP_SLOT:
+    case TOP_REGS:
+    case TOP_ROLE:
+    case TOP_ACQUIRE:
+    case TOP_PUBLISH:
+    case TOP_AWAIT:
+    case TOP_RELEASE:
+    case TOP_FETCH:
+    case TOP_SEND:
+    case TOP_INTO:
+    case TOP_WAIT: SSD_BUG("roles and rings are for GPUs");
     case TOP__COUNT: SSD_BUG("not an op");
     }
 }
@@ -188,7 +200,7 @@ static void block(Emit *e, const TBlock *b) {
     }
 }
 
-// --- Kernels -------------------------------------------------------------------------------------
+// --- Kernels ------------------------------------------------------------------------------------
 // Grid variables from the block's number: the last one runs fastest.
 static void grid(Emit *e, V number) {
     for (int i = e->k->ngrid - 1; i >= 0; i--) {
@@ -274,7 +286,7 @@ static void build(Arena *a, const Prog *p, const Machine *m, LLVMContextRef cx, 
     LLVMDisposeBuilder(e.b);
 }
 
-// --- LLVM ----------------------------------------------------------------------------------------
+// --- LLVM ---------------------------------------------------------------------------------------
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
 // Loop strength reduction takes a quarter of all time and only makes the addresses worse that we

@@ -10,7 +10,7 @@
 static const Expr *ex(const Emit *e, Ex x) { return &e->p->exs.v[x]; }
 static i64 extent(const NestRun *r, int axis) { return ssd_emit_size(r->e, r->plan.ax[axis]); }
 
-// --- What is known before running ----------------------------------------------------------------
+// --- What is known before running ---------------------------------------------------------------
 typedef struct Range {
     i64 lo, hi;
 } Range;
@@ -57,7 +57,7 @@ static bool proven(const Emit *e, Ex idx, Ex dim) {
     return false;
 }
 
-// --- The argument tables -------------------------------------------------------------------------
+// --- The argument tables ------------------------------------------------------------------------
 static V table(Emit *e, V base, i64 index) {
     return ssd_emit_load(e, e->i64, ssd_emit_at_const(e, base, 8 * index), 8);
 }
@@ -75,7 +75,7 @@ static V tensor_dim(Emit *e, u16 t, int d) {
     return table(e, e->dims, e->arg[t] * SSD_MAX_RANK + d);
 }
 
-// --- Setting up an access, at the nest's outermost level -----------------------------------------
+// --- Setting up an access, at the nest's outermost level ----------------------------------------
 // An index with every tile axis at 0.
 static V at_origin(NestRun *r, Ex x) {
     Emit *e = r->e;
@@ -203,7 +203,7 @@ V ssd_access_in_place(NestRun *r, const Access *a) {
     return ok;
 }
 
-// --- At a point ----------------------------------------------------------------------------------
+// --- At a point ---------------------------------------------------------------------------------
 // The address after the loop levels up to `to`, leaving out the lane axis.
 static V row_addr(NestRun *r, Access *a, int to) {
     Emit *e = r->e;
@@ -380,7 +380,7 @@ void ssd_access_store(NestRun *r, Access *a, V v) {
         ssd_emit_store(e, lane_of(r, v, l), at[l], align_of(a));
 }
 
-// --- A tensor's element inside an expression -----------------------------------------------------
+// --- A tensor's element inside an expression ----------------------------------------------------
 V ssd_access_element(NestRun *r, Ex load) {
     Emit *e = r->e;
     const Expr *x = ex(e, load);

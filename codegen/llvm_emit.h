@@ -65,7 +65,7 @@ typedef struct Emit {
     Memo *val_reg;
 } Emit;
 
-// --- llvm_util.c ---------------------------------------------------------------------------------
+// --- llvm_util.c --------------------------------------------------------------------------------
 void ssd_emit_types(Emit *e);
 V ssd_emit_i64(const Emit *e, i64 v);
 V ssd_emit_f32(const Emit *e, double v);
@@ -107,7 +107,7 @@ typedef struct Count {
 V ssd_emit_open(Emit *e, Count *c, i64 n, i64 step);
 void ssd_emit_close(Emit *e, Count *c);
 
-// --- llvm_access.c -------------------------------------------------------------------------------
+// --- llvm_access.c ------------------------------------------------------------------------------
 struct NestRun;
 typedef struct Cond { // base + sum coef[i]*index(axis i) in 0..limit (bounded), or < 0
     V base, limit;
@@ -136,7 +136,7 @@ V ssd_access_load(struct NestRun *r, Access *a);
 void ssd_access_store(struct NestRun *r, Access *a, V value);
 V ssd_access_element(struct NestRun *r, Ex load); // EX_LOAD
 
-// --- llvm_nest.c ---------------------------------------------------------------------------------
+// --- llvm_nest.c --------------------------------------------------------------------------------
 typedef struct Slot { // a loop level: slot 2i+1 is the loop over axis i of the plan, 2i+2 what is
                       // unrolled in it
     V index;          // what it adds to the axis' index
@@ -181,11 +181,11 @@ LLVMBasicBlockRef ssd_nest_enter(NestRun *r,
 V ssd_nest_vector(NestRun *r, V v);          // a splat when it is a scalar
 V ssd_emit_scalar(Emit *e, Ex ex);           // a rank-0 expression outside nests
 
-// --- llvm_transpose.c: moves between memory and tiles whose contiguous axes differ ---------------
+// --- llvm_transpose.c: moves between memory and tiles whose contiguous axes differ --------------
 bool ssd_transpose_plan(NestRun *out, const NestRun *r); // false: it is no such move
 void ssd_transpose_emit(const NestRun *r);
 
-// --- llvm_mma.c, llvm_ops.c ----------------------------------------------------------------------
+// --- llvm_mma.c, llvm_ops.c ---------------------------------------------------------------------
 void ssd_emit_mma(Emit *e, const TOp *first,
                   const TOp *o); // first: a map for its accumulator, or o
 void ssd_emit_scan(Emit *e, const TOp *o);

@@ -76,7 +76,7 @@ static void classify(Mma *m) {
         }
 }
 
-// --- One block of accumulators -------------------------------------------------------------------
+// --- One block of accumulators ------------------------------------------------------------------
 typedef struct Block {
     int rows, vecs;
     V acc[MAX_ROWS * MAX_VECS];
@@ -226,7 +226,7 @@ static void block(Mma *m, int rows, int vecs) {
     finish(m, &b);
 }
 
-// --- Blocks over rows and lanes ------------------------------------------------------------------
+// --- Blocks over rows and lanes -----------------------------------------------------------------
 static void advance(Mma *m, u8 axis, V index) {
     Emit *e = m->e;
     m->pa = ssd_emit_at(e, m->pa, ssd_emit_mul(e, index, ssd_emit_i64(e, stride(m, m->a, axis))));
@@ -237,7 +237,7 @@ static void advance(Mma *m, u8 axis, V index) {
             ssd_emit_at(e, m->pc, ssd_emit_mul(e, index, ssd_emit_i64(e, stride(m, m->c, axis))));
 }
 
-// --- Prefetching beside it -----------------------------------------------------------------------
+// --- Prefetching beside it ----------------------------------------------------------------------
 static bool open_stream(Emit *e, const TOp *o, Stream *out) {
     NestRun r;
     Access a;

@@ -19,7 +19,7 @@ static int axis_pos(const NestRun *r, u8 x) {
 i64 ssd_emit_size(const Emit *e, u8 axis) { return e->p->axes.v[axis].size; }
 const Lay *ssd_emit_lay(const Emit *e, Val v) { return &e->p->vals.v[v].lay; }
 
-// --- Levels --------------------------------------------------------------------------------------
+// --- Levels -------------------------------------------------------------------------------------
 int ssd_nest_level(const NestRun *r, int axis) {
     (void)r;
     return 2 * axis + 2;
@@ -74,7 +74,7 @@ static ExFacts facts(NestRun *r, Ex e) {
     return *known = f;
 }
 
-// --- Tiles ---------------------------------------------------------------------------------------
+// --- Tiles --------------------------------------------------------------------------------------
 // The address of a tile's element at this point, built up level by level.
 V ssd_nest_tile(NestRun *r, Val v) {
     Emit *e = r->e;
@@ -127,7 +127,7 @@ static void tile_write(NestRun *r, Val v, V x) {
     }
 }
 
-// --- Expressions ---------------------------------------------------------------------------------
+// --- Expressions --------------------------------------------------------------------------------
 static int lanes_of(V v) { return is_vector(v) ? (int)LLVMGetVectorSize(LLVMTypeOf(v)) : 1; }
 
 // Tiles hold f32 whatever they mean: truth as 0 and 1, indices as whole numbers.
@@ -287,7 +287,7 @@ V ssd_nest_scalar_index(NestRun *r, Ex e) {
     return ssd_emit_fn(r->e, (FnCode)x->fn, v[0], v[1], v[2]);
 }
 
-// --- Ops at a point ------------------------------------------------------------------------------
+// --- Ops at a point -----------------------------------------------------------------------------
 static V typed(NestRun *r, V v, u8 dtype) {
     if (dtype == SSD_IDX || dtype == SSD_I32 || dtype == SSD_BOOL) return v;
     return ssd_emit_round(r->e, to_f32(r, v), dtype);
@@ -389,7 +389,7 @@ static void point(NestRun *r) {
     }
 }
 
-// --- Reductions ----------------------------------------------------------------------------------
+// --- Reductions ---------------------------------------------------------------------------------
 static void start_acc(NestRun *r) {
     int k = 0;
     for (const TOp *o = r->first;; o = o->next) {
@@ -427,7 +427,7 @@ static void finish_acc(NestRun *r) {
     }
 }
 
-// --- The walk ------------------------------------------------------------------------------------
+// --- The walk -----------------------------------------------------------------------------------
 static i64 steps_of(const NestRun *r, int axis, i64 *full) {
     i64 size = ssd_emit_size(r->e, r->plan.ax[axis]), w = r->width[axis];
     *full = size / w;
@@ -503,7 +503,7 @@ static void walk(NestRun *r, int axis) {
     if (axis == r->acc_from) finish_acc(r);
 }
 
-// --- Setting up ----------------------------------------------------------------------------------
+// --- Setting up ---------------------------------------------------------------------------------
 // Instructions an expression takes, roughly.
 static int weight(const Emit *e, Ex x) {
     const Expr *n = &e->p->exs.v[x];

@@ -12,7 +12,7 @@ static bool has_axis(const Emit *e, Val v, u8 x) {
     return memchr(val(e, v)->ax, x, val(e, v)->naxes) != NULL;
 }
 
-// --- Views: another pointer ----------------------------------------------------------------------
+// --- Views: another pointer ---------------------------------------------------------------------
 void ssd_emit_view(Emit *e, const TOp *o) {
     V at = e->val[o->a];
     if (o->op == TOP_AT || o->op == TOP_SLICE) {
@@ -28,7 +28,7 @@ void ssd_emit_view(Emit *e, const TOp *o) {
     e->val[o->out] = at;
 }
 
-// --- Walking a box -------------------------------------------------------------------------------
+// --- Walking a box ------------------------------------------------------------------------------
 // Visits every point of the axes, `lanes` neighbours along `lane` at a time (lane 0: one by one).
 typedef struct Box {
     Emit *e;
@@ -120,7 +120,7 @@ static void write_lanes(Box *b, V v, V at, i64 s) {
     }
 }
 
-// --- cat, join, put: boxes into boxes ------------------------------------------------------------
+// --- cat, join, put: boxes into boxes -----------------------------------------------------------
 typedef struct Move {
     Box box;
     Val from, to;
@@ -193,7 +193,7 @@ void ssd_emit_put(Emit *e, const TOp *o) {
     move_tile(e, o->b, o->out, 0, 0, offset);
 }
 
-// --- swap ----------------------------------------------------------------------------------------
+// --- swap ---------------------------------------------------------------------------------------
 static V negate(Emit *e, V v) { return LLVMBuildFNeg(e->b, v, ""); }
 
 // Two elements a distance apart: (x0, x1) -> (-x1, x0).
@@ -242,7 +242,7 @@ void ssd_emit_swap(Emit *e, const TOp *o) {
     box_walk(&b, lane);
 }
 
-// --- scan ----------------------------------------------------------------------------------------
+// --- scan ---------------------------------------------------------------------------------------
 static V combine(Emit *e, const TOp *o, V a, V b) {
     return o->flags & TF_MAX ? ssd_emit_fn(e, FN_MAX, a, b, NULL) : LLVMBuildFAdd(e->b, a, b, "");
 }
@@ -321,7 +321,7 @@ void ssd_emit_scan(Emit *e, const TOp *o) {
     box_walk(&b, lane);
 }
 
-// --- inv -----------------------------------------------------------------------------------------
+// --- inv ----------------------------------------------------------------------------------------
 // T = (I + a)^-1 by substitution, a vector of T at a time. With lanes j, rows from the first on:
 // T[r,:] = e_r - sum over c < r of a[r,c] T[c,:]. With lanes i, columns from the last on:
 // T[:,c] = e_c - sum over r > c of T[:,r] a[r,c].

@@ -17,7 +17,7 @@ void ssd_emit_types(Emit *e) {
     e->ptr = LLVMPointerTypeInContext(e->cx, 0);
 }
 
-// --- Constants and integers ----------------------------------------------------------------------
+// --- Constants and integers ---------------------------------------------------------------------
 V ssd_emit_i64(const Emit *e, i64 v) { return LLVMConstInt(e->i64, (u64)v, true); }
 V ssd_emit_f32(const Emit *e, double v) { return LLVMConstReal(e->f32, v); }
 
@@ -46,7 +46,7 @@ V ssd_emit_and(Emit *e, V a, V b) {
     return LLVMBuildAnd(e->b, a, b, "");
 }
 
-// --- Memory --------------------------------------------------------------------------------------
+// --- Memory -------------------------------------------------------------------------------------
 V ssd_emit_at(Emit *e, V ptr, V bytes) {
     i64 k;
     if (ssd_emit_is_int(bytes, &k) && k == 0) return ptr;
@@ -140,7 +140,7 @@ void ssd_emit_prefetch(Emit *e, V ptr, bool write) {
     intrinsic(e, "llvm.prefetch", &e->ptr, 1, args, 4);
 }
 
-// --- Arithmetic ----------------------------------------------------------------------------------
+// --- Arithmetic ---------------------------------------------------------------------------------
 V ssd_emit_fma(Emit *e, V a, V b, V c) {
     if (!e->math.fma) return LLVMBuildFAdd(e->b, LLVMBuildFMul(e->b, a, b, ""), c, "");
     LLVMTypeRef t = LLVMTypeOf(c);
@@ -165,7 +165,7 @@ V ssd_emit_hreduce(Emit *e, V v, bool max) {
     return LLVMBuildExtractElement(e->b, v, LLVMConstInt(e->i32, 0, false), "");
 }
 
-// --- Blocks and loops ----------------------------------------------------------------------------
+// --- Blocks and loops ---------------------------------------------------------------------------
 LLVMBasicBlockRef ssd_emit_block(Emit *e, const char *name) {
     return LLVMAppendBasicBlockInContext(e->cx, e->fn, name);
 }
@@ -206,7 +206,7 @@ void ssd_emit_close(Emit *e, Count *c) {
     LLVMPositionBuilderAtEnd(e->b, exit);
 }
 
-// --- Storage dtypes ------------------------------------------------------------------------------
+// --- Storage dtypes -----------------------------------------------------------------------------
 LLVMTypeRef ssd_emit_storage(const Emit *e, u8 dtype) {
     switch (dtype) {
     case SSD_F32: return e->f32;

@@ -8,7 +8,7 @@
 
 #include <stdlib.h>
 
-// --- CPUs --------------------------------------------------------------------------------------------------
+// --- CPUs ---------------------------------------------------------------------------------------
 static const Machine cpus[] = {
 #define TARGET(id, name, bits, regs, atom, fused, feats, doc)                                      \
     {.target = "cpu-" name,                                                                        \
@@ -30,8 +30,8 @@ static const struct {
 #include "../ir/mma.def"
 };
 
-// The machine of a canonical target name. Cache sizes are this host's: code for another one is as right,
-// and we know no better.
+// The machine of a canonical target name. Cache sizes are this host's: code for another one is as
+// right, and we know no better.
 static bool machine(const char *name, Machine *out, Text *why) {
     const CpuInfo *host = ssd_cpu_info();
     for (size_t i = 0; i < COUNTOF(cpus); i++) {
@@ -55,7 +55,7 @@ static bool machine_host(Machine *out, Text *why) {
     static bool machine_##id(Machine *out, Text *why) { return machine("cpu-" name, out, why); }
 #include "targets.def"
 
-// --- GPUs --------------------------------------------------------------------------------------------------
+// --- GPUs ---------------------------------------------------------------------------------------
 // Some shared memory is the prelude's. A layout's price is counted in accesses of a warp.
 enum { WARP = 32, STATIC_SHARED = 1024 };
 
@@ -63,8 +63,17 @@ static bool gpu_machine(const char *name, Machine *out, Text *why) {
     for (int i = 0; i < ssd_cuda_arch_count; i++) {
         const CudaArch *a = &ssd_cuda_archs[i];
         if (!name || (strcmp(a->name, name) && strcmp(a->target, name))) continue;
-        *out = (Machine){.target = a->target, .arch = a->name, .features = "", .vector_bits = 128, .f32_lanes = WARP,
-                         .fma = true, .l1 = a->shared_block - STATIC_SHARED, .l2 = 1 << 20, .gpu = true};
+        *out = (Machine){.target = a->target,
+                         .arch = a->name,
+                         .features = "",
+                         .vector_bits = 128,
+                         .f32_lanes = WARP,
+                         .fma = true,
+                         .l1 = a->shared_block - STATIC_SHARED,
+                         .l2 = 1 << 20,
+                         .gpu = true,
+                         .wgmma = a->exact && a->major == 9,
+                         .blocks = a->sms};
         return true;
     }
     ssd_text_printf(why, "there is no CUDA architecture '%s'", name ? name : "");
@@ -82,18 +91,22 @@ static bool machine_cuda(Machine *out, Text *why) {
     ssd_text_printf(why, "the device's architecture is not supported");
     return false;
 }
-#define ARCH(name, major, minor, shared, exact, tensor, fma, doc)                                  \
-    static bool machine_##major##minor##_##exact(Machine *out, Text *why) { return gpu_machine(name, out, why); }
+#define ARCH(name, major, minor, shared, exact, tensor, fma, sms, doc)                             \
+    static bool machine_##major##minor##_##exact(Machine *out, Text *why) {                        \
+        return gpu_machine(name, out, why);                                                        \
+    }
 #include "../runtime/cuda_archs.def"
 #undef ARCH
 
 const Target ssd_targets[] = {
-    {"cpu", "the best of these that this host runs", machine_host, ssd_llvm_load_emit, ssd_llvm_load_text},
+    {"cpu", "the best of these that this host runs", machine_host, ssd_llvm_load_emit,
+     ssd_llvm_load_text},
 #define TARGET(id, name, bits, regs, atom, fused, feats, doc)                                      \
     {name, doc, machine_##id, ssd_llvm_load_emit, ssd_llvm_load_text},
 #include "targets.def"
-    {"cuda", "the device present, with the best code it runs", machine_cuda, ssd_cuda_emit, ssd_cuda_text},
-#define ARCH(name, major, minor, shared, exact, tensor, fma, doc)                                  \
+    {"cuda", "the device present, with the best code it runs", machine_cuda, ssd_cuda_emit,
+     ssd_cuda_text},
+#define ARCH(name, major, minor, shared, exact, tensor, fma, sms, doc)                             \
     {name, doc, machine_##major##minor##_##exact, ssd_cuda_emit, ssd_cuda_text},
 #include "../runtime/cuda_archs.def"
 #undef ARCH
@@ -108,7 +121,7 @@ const Target *ssd_target_find(const char *name) {
     return NULL;
 }
 
-// --- Artifacts ---------------------------------------------------------------------------------------------
+// --- Artifacts ----------------------------------------------------------------------------------
 static void formula(const Prog *p, Ex e, Text *out);
 
 static void call(const Prog *p, const char *name, const Expr *x, Text *out) {
@@ -199,7 +212,8 @@ static ArtSym symbol(const Prog *p, u32 sym) {
     SSD_BUG("no parameter tells #%s", s.name);
 }
 
-static ArtKernel kernel(Arena *a, const Prog *p, const TKernel *k, i64 scratch, bool cuda) {
+static ArtKernel kernel(Arena *a, const Prog *p, const TKernel *k, i64 scratch,
+                        const Machine *gpu) {
     Text blocks = {0};
     for (int i = 0; i < k->ngrid; i++) {
         if (i) ssd_text_printf(&blocks, "*");
@@ -207,11 +221,12 @@ static ArtKernel kernel(Arena *a, const Prog *p, const TKernel *k, i64 scratch, 
     }
     if (!k->ngrid) ssd_text_printf(&blocks, "1");
     ArtKernel out = {.symbol = k->name, .blocks = take(a, &blocks), .scratch = scratch};
-    if (cuda) {
+    if (gpu) {
         int *takes;
         out.threads = ssd_cuda_threads(p, k);
         out.n_takes = ssd_cuda_takes(a, p, k, &takes);
         out.takes = takes;
+        out.n_maps = ssd_cuda_maps(a, p, gpu, k, &out.maps);
     }
     return out;
 }
@@ -222,19 +237,35 @@ void ssd_artifact_from_prog(Arena *a, const Prog *p, const char *mode, const cha
                       .mode = mode,
                       .target = target,
                       .schedule = p->schedule ? p->schedule : "",
-                      .n_plans = 1};
-    ArtPlan *plan = out->plans = NEW(a, ArtPlan);
-    plan->when = "1";
-    out->params = NEWN(a, ArtTensor, p->tensors.n);
-    plan->ws = NEWN(a, ArtTensor, p->tensors.n);
+                      .params = NEWN(a, ArtTensor, p->tensors.n)};
+    ArtPlan always = {.when = "1", .ws = NEWN(a, ArtTensor, p->tensors.n)}, dense;
     for (u32 i = 1; i < p->tensors.n; i++) {
         const TTensor *t = &p->tensors.v[i];
-        if (t->role == T_WS) plan->ws[plan->n_ws++] = tensor(a, p, t);
-        else out->params[out->n_params++] = tensor(a, p, t);
+        if (t->role == T_WS)
+            always.ws[always.n_ws++] = tensor(a, p, t);
+        else
+            out->params[out->n_params++] = tensor(a, p, t);
     }
     out->syms = NEWN(a, ArtSym, p->syms.n + 1);
     for (u32 i = 0; i < p->syms.n; i++) out->syms[out->n_syms++] = symbol(p, i);
-    plan->kernels = NEWN(a, ArtKernel, p->kernels.n);
+    Machine machine_of;
+    Text why = {0};
+    const Machine *gpu = NULL;
+    if (ssd_target_is_cuda(target)) {
+        if (!gpu_machine(target, &machine_of, &why)) SSD_BUG("%s", why.s);
+        gpu = &machine_of;
+    }
+    always.kernels = NEWN(a, ArtKernel, p->kernels.n);
     for (u32 i = 0; i < p->kernels.n; i++)
-        plan->kernels[plan->n_kernels++] = kernel(a, p, &p->kernels.v[i], scratch[i], ssd_target_is_cuda(target));
+        always.kernels[always.n_kernels++] = kernel(a, p, &p->kernels.v[i], scratch[i], gpu);
+    dense = always;
+    dense.when = "dense";
+    dense.kernels = NEWN(a, ArtKernel, p->kernels.n);
+    for (u32 i = 0; i < p->kernels.n; i++) {
+        dense.kernels[i] = always.kernels[i];
+        dense.kernels[i].symbol = ssd_cuda_dense_name(a, &p->kernels.v[i]);
+    }
+    out->plans = NEWN(a, ArtPlan, 2);
+    if (gpu && ssd_cuda_dense(p)) out->plans[out->n_plans++] = dense;
+    out->plans[out->n_plans++] = always;
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the files of the layout pass share: facts about the values of one kernel.
 // pass_layout.c drives and inserts copies, layout_lane.c chooses lane axes, layout_mem.c assigns
-// buffers.
+// buffers, layout_hold.c finds what a GPU's threads can hold in registers.
 #ifndef SSD_LAYOUT_H
 #define SSD_LAYOUT_H
 
@@ -41,6 +41,10 @@ u8 ssd_layout_mma_lane(const Layout *l,
 Val ssd_layout_mma_b(const Layout *l, const TOp *o,
                      u8 lane); // the operand that holds the lane axis
 
-void ssd_layout_mem(Layout *l); // layout_mem.c: buffers, copies on the edges of loops
+bool ssd_layout_same_tensor(const Prog *p, u16 a, u16 b);         // or may they share memory?
+bool ssd_layout_reads_tensor(const Prog *p, const TOp *o, u16 t); // in an expression
+
+void ssd_layout_hold(Layout *l, TBlock *b); // layout_hold.c: nests that threads hold in registers
+void ssd_layout_mem(Layout *l);             // layout_mem.c: buffers, copies on the edges of loops
 
 #endif

@@ -24,7 +24,7 @@ i64 ssd_layout_padded(const Layout *l, u8 axis) {
     return (l->m->gpu ? pieces | 1 : pieces) * n;
 }
 
-// --- Views ---------------------------------------------------------------------------------------
+// --- Views --------------------------------------------------------------------------------------
 bool ssd_layout_is_view(const TOp *o) {
     return o->op == TOP_RENAME || o->op == TOP_SPLIT || o->op == TOP_SLICE || o->op == TOP_AT;
 }
@@ -77,7 +77,7 @@ static void view_strides(const Layout *l, const TOp *o) {
     }
 }
 
-// --- Trees ---------------------------------------------------------------------------------------
+// --- Trees --------------------------------------------------------------------------------------
 // The root of v's tree; perm[i] is the position in v of the root's axis i.
 static Val tree(const Layout *l, Val v, u8 perm[6]) {
     for (u8 i = 0; i < 6; i++) perm[i] = i;
@@ -152,7 +152,7 @@ static void tie_op(Layout *l, TOp *o) {
     }
 }
 
-// --- Strides from lanes --------------------------------------------------------------------------
+// --- Strides from lanes -------------------------------------------------------------------------
 static void dense_strides(const Layout *l, Val v) {
     u8 perm[6];
     Val root = tree(l, v, perm);
@@ -182,7 +182,7 @@ void ssd_layout_strides(Layout *l) {
     }
 }
 
-// --- Products ------------------------------------------------------------------------------------
+// --- Products -----------------------------------------------------------------------------------
 static bool free_in(const Layout *l, Val v, Val other, u8 x) {
     return pos_of(val(l, v), x) >= 0 && pos_of(val(l, other), x) < 0;
 }
@@ -247,7 +247,7 @@ static double price(Layout *l) {
     return sum;
 }
 
-// --- Search --------------------------------------------------------------------------------------
+// --- Search -------------------------------------------------------------------------------------
 // A first guess: as the tensor lies in memory, else the last axis.
 static void first_guess(Layout *l, Val v) {
     u8 perm[6];

@@ -18,6 +18,7 @@ typedef struct Point {
     TOp *op;
     TBlock *block;
     int loop, pos, first, last; // innermost loop around; extent of the nest it belongs to
+    bool shared; // the nest is held, and threads have elements of its vectors in common
 } Point;
 typedef struct Life {
     u64 *tight, *wide;
@@ -40,16 +41,21 @@ typedef struct Mem {
 static TVal *val(const Mem *m, Val v) { return &m->p->vals.v[v]; }
 static bool in_memory(const Mem *m, Val v) { return val(m, v)->lay.space == SP_MEM; }
 
-// --- Positions -----------------------------------------------------------------------------------
+// --- Positions ----------------------------------------------------------------------------------
 static void number(Mem *m, TBlock *b, int loop) {
     for (TOp *o = b->first; o;) {
         TOp *last = ssd_nest_op(m->p, o) ? ssd_nest_last(m->p, o) : o;
+        bool shared = last != o && ssd_nest_held(m->p, o, last);
         int first = m->npos;
         u32 from = m->points.n;
         for (;; o = o->next) {
-            vec_push(
-                m->p->arena, &m->points,
-                ((Point){.op = o, .block = b, .loop = loop, .pos = m->npos++, .first = first}));
+            vec_push(m->p->arena, &m->points,
+                     ((Point){.op = o,
+                              .block = b,
+                              .loop = loop,
+                              .pos = m->npos++,
+                              .first = first,
+                              .shared = shared}));
             if (o == last) break;
         }
         for (u32 i = from; i < m->points.n; i++) m->points.v[i].last = m->npos - 1;
@@ -100,7 +106,7 @@ static void live_to(Mem *m, Val v, int tight_end, int wide_end, int use_loop) {
     set(f->wide, from_wide, wide_end);
 }
 
-// --- Which reads precede the write of the same element -------------------------------------------
+// --- Which reads precede the write of the same element ------------------------------------------
 static bool same_layout(const Mem *m, Val a, Val b) {
     const Lay *x = &val(m, a)->lay, *y = &val(m, b)->lay;
     if (val(m, a)->dtype != val(m, b)->dtype) return false;
@@ -132,6 +138,7 @@ static void use(void *ctx, Val v) {
     Val root = ssd_layout_root(m->l, v);
     if (!val(m, root)->naxes || !in_memory(m, root)) return;
     bool step = at->op->op != TOP_FOR && at->op->op != TOP_EACH && reads_in_step(m, at->op, v);
+    if (step && at->shared && val(m, root)->naxes < 2) step = false; // other threads read it too
     bool init = at->op->op == TOP_FOR || at->op->op == TOP_EACH;
     live_to(m, root, step || init ? 2 * at->pos : 2 * at->last + 1, 2 * at->last + 1, at->loop);
 }
@@ -169,7 +176,7 @@ static void lives(Mem *m) {
     }
 }
 
-// --- Classes -------------------------------------------------------------------------------------
+// --- Classes ------------------------------------------------------------------------------------
 static Val find(const Mem *m, Val v) {
     while (m->life[v].cls != v) v = m->life[v].cls;
     return v;
@@ -277,7 +284,7 @@ static void merge_in_place(Mem *m) {
     }
 }
 
-// --- Slots ---------------------------------------------------------------------------------------
+// --- Slots --------------------------------------------------------------------------------------
 typedef struct Slot {
     u64 *wide;
     i64 bytes;
@@ -343,7 +350,7 @@ static void allocate(Mem *m) {
     }
 }
 
-// --- Loads in place ------------------------------------------------------------------------------
+// --- Loads in place -----------------------------------------------------------------------------
 // A tile that lies in its tensor just as it would in its buffer need not be copied: the load is
 // marked `inplace`, the emitter compares strides and bounds at run time and copies when they
 // differ.

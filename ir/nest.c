@@ -7,7 +7,7 @@ enum { MAX_AXES = 8, LANES_UNROLLED = 8 };
 
 static const Expr *at(const Prog *p, Ex e) { return &p->exs.v[e]; }
 
-// --- What an op reads ----------------------------------------------------------------------------
+// --- What an op reads ---------------------------------------------------------------------------
 void ssd_nest_ex_vals(const Prog *p, Ex e, ValVisit *f, void *ctx) {
     if (!e) return;
     const Expr *x = at(p, e);
@@ -27,7 +27,7 @@ void ssd_nest_operands(const Prog *p, const TOp *o, ValVisit *f, void *ctx) {
     for (int i = 0; o->init && i < o->ncarry; i++) ssd_nest_ex_vals(p, o->init[i], f, ctx);
 }
 
-// --- Axes ----------------------------------------------------------------------------------------
+// --- Axes ---------------------------------------------------------------------------------------
 static void add_axis(u8 *ax, int *n, u8 x) {
     if (memchr(ax, x, (size_t)*n)) return;
     if (*n == MAX_AXES) SSD_BUG("a loop nest over more than %d axes", MAX_AXES);
@@ -97,7 +97,7 @@ TOp *ssd_nest_last(const Prog *p, TOp *first) {
     }
 }
 
-// --- Indices -------------------------------------------------------------------------------------
+// --- Indices ------------------------------------------------------------------------------------
 static bool is_const(const Prog *p, Ex e, i64 *v) {
     if (at(p, e)->kind != EX_NUM) return false;
     *v = (i64)at(p, e)->num;
@@ -152,7 +152,74 @@ i64 ssd_nest_stride(const Prog *p, Val v, u8 axis) {
     return 0;
 }
 
-// --- The plan ------------------------------------------------------------------------------------
+// --- Held in registers --------------------------------------------------------------------------
+bool ssd_nest_held(const Prog *p, const TOp *first, const TOp *last) {
+    u8 all[8], own[8];
+    int n = ssd_nest_axes(p, first, all);
+    for (const TOp *o = first;; o = o->next) {
+        int m = ssd_nest_axes(p, o, own);
+        if (m != n) return true;
+        for (int i = 0; i < m; i++)
+            if (!memchr(all, own[i], (size_t)n)) return true;
+        for (const TOp *u = o; o->op == TOP_REDUCE && u != last; u = u->next)
+            if (op_reads(p, u->next, o->out)) return true;
+        if (o == last) return false;
+    }
+}
+
+// The axis this op wants along the lanes, because neighbours in memory lie along it or because it
+// sums over it; 0: any. False: it cannot be held.
+static bool wants_lane(const Prog *p, const TOp *o, u8 *out) {
+    u8 ax[8];
+    *out = o->op == TOP_REDUCE ? o->ax[0] : 0;
+    if (o->op != TOP_LOAD && o->op != TOP_STORE) return true;
+    if (ssd_nest_axes(p, o, ax) < 2) return true;
+    *out = ssd_nest_contiguous(p, o);
+    return *out != 0;
+}
+
+// Neighbours that make 16 bytes, or the most that the axis is a multiple of.
+static int held_width(const Prog *p, const TOp *first, const TOp *last, i64 size) {
+    u8 ax[8];
+    size_t element = 2;
+    for (const TOp *o = first;; o = o->next) {
+        if ((o->op == TOP_LOAD || o->op == TOP_STORE) && ssd_nest_axes(p, o, ax) == 2)
+            element = MAX(element, ssd_dtype_size((ssd_dtype)p->tensors.v[o->tensor].dtype));
+        if (o == last) break;
+    }
+    int width = (int)(16 / element);
+    while (size % width) width /= 2;
+    return width;
+}
+
+bool ssd_nest_hold(const Prog *p, const TOp *first, const TOp *last, NestHeld *out) {
+    u8 ax[8];
+    int n = 0;
+    *out = (NestHeld){0};
+    for (const TOp *o = first;; o = o->next) {
+        u8 own[8], lane;
+        int m = ssd_nest_axes(p, o, own);
+        for (int i = 0; i < m; i++) {
+            if (memchr(ax, own[i], (size_t)n)) continue;
+            if (n == 2) return false;
+            ax[n++] = own[i];
+        }
+        if (!wants_lane(p, o, &lane) || (lane && out->lane && lane != out->lane)) return false;
+        if (lane) out->lane = lane;
+        if (o == last) break;
+    }
+    if (!n) return false;
+    if (!out->lane) out->lane = ax[n - 1];
+    if (n == 2) out->row = ax[0] == out->lane ? ax[1] : ax[0];
+    i64 size = p->axes.v[out->lane].size;
+    if (size * (out->row ? p->axes.v[out->row].size : 1) > NEST_HELD_MOST) return false;
+    out->width = held_width(p, first, last, size);
+    for (out->lanes = 1; out->lanes < 32 && out->lanes * out->width < size;) out->lanes *= 2;
+    out->turns = (int)((size + out->lanes * out->width - 1) / (out->lanes * out->width));
+    return true;
+}
+
+// --- The plan -----------------------------------------------------------------------------------
 typedef struct Price {
     const Prog *p;
     u8 lane;

@@ -30,6 +30,26 @@ TOp *ssd_nest_last(const Prog *p, TOp *first); // last op of the nest that start
 // axis is taken. Layouts must be set.
 void ssd_nest_plan(const Prog *p, const TOp *first, const TOp *last, int lanes, u8 lane, Nest *out);
 
+// A nest may also be *held*, on GPUs: the threads of a block keep their share of every tile in
+// registers, op after op, so its ops may walk one or both of two axes and read what it has reduced.
+//
+//     x_ = load x[b, h, p]        : f32[p] @reg(p)
+//     s0 = load h0[b, h, p, n]    : f32[p n] @reg(p n)       rows p, lanes n
+//     s1 = map {s0*a + x_*k}      : f32[p n] @reg(p n)
+//     yr = reduce sum n {s1*q}    : f32[p] @reg(p)
+//     store y[b, h, p] = yr + d*x_
+typedef struct NestHeld {
+    u8 row, lane; // axes; row 0: there is none
+    int width;    // neighbours along the lane axis that a thread takes at once
+    int lanes;    // threads that share a row: a power of two, at most 32
+    int turns;    // lanes*width*turns >= size of the lane axis
+} NestHeld;
+enum { NEST_HELD_MOST = 16384 }; // points: 32 a thread
+bool ssd_nest_held(const Prog *p, const TOp *first,
+                   const TOp *last); // or one loop for all its ops?
+// How first..last are held; false when they cannot be.
+bool ssd_nest_hold(const Prog *p, const TOp *first, const TOp *last, NestHeld *out);
+
 // Calls f for every value an op reads (not those of the ops in its body).
 typedef void ValVisit(void *ctx, Val v);
 void ssd_nest_operands(const Prog *p, const TOp *o, ValVisit *f, void *ctx);

@@ -31,7 +31,7 @@ typedef struct Exp2 {
 
 static const Expr *at(const Exp2 *x, Ex e) { return &x->p->exs.v[e]; }
 
-// --- Which part of an expression takes the factor ------------------------------------------------
+// --- Which part of an expression takes the factor -----------------------------------------------
 typedef enum { OPAQUE, EVERY, BRANCHES, FIRST, SECOND } Linear;
 
 static bool is_sum(const Expr *e) {
@@ -75,8 +75,8 @@ static bool takes(Linear how, int i) {
            (how == SECOND && i == 1);
 }
 
-// --- The fixpoint
-// ------------------------------------------------------------------------------------ A use of v
+// --- The fixpoint -------------------------------------------------------------------------------
+// A use of v
 // where a scaled value is wanted or not. `need`: collecting what exps need, else striking.
 static void use(Exp2 *x, Val v, bool scaled, bool need) {
     if (!need && !scaled && x->scaled[v]) {
@@ -146,7 +146,7 @@ static void candidates(Exp2 *x, const TBlock *b) {
     }
 }
 
-// --- Rewriting -----------------------------------------------------------------------------------
+// --- Rewriting ----------------------------------------------------------------------------------
 static Ex rewrite(Exp2 *x, Ex e, bool scaled) {
     if (!e) return 0;
     Prog *p = x->p;

@@ -13,10 +13,11 @@
 // with in-place updates and carries that meet themselves (layout_mem.c). Needs: pass_place. Leaves:
 // T1 as described in tile.h and nest.h.
 #include "layout.h"
+#include "timed.h"
 
 static TVal *val(const Layout *l, Val v) { return &l->p->vals.v[v]; }
 
-// --- Facts ---------------------------------------------------------------------------------------
+// --- Facts --------------------------------------------------------------------------------------
 static void grow(Layout *l) {
     u32 n = l->p->vals.n;
     if (n <= l->ninfo) return;
@@ -70,7 +71,7 @@ Val ssd_layout_copy_of(Layout *l, Val v) {
     return w;
 }
 
-// --- Products read and write what they can -------------------------------------------------------
+// --- Products read and write what they can ------------------------------------------------------
 static void insert(TBlock *b, TOp *prev, TOp *o) {
     o->next = prev ? prev->next : b->first;
     if (prev)
@@ -139,7 +140,7 @@ static void mma_copies(Layout *l, TBlock *b) {
     }
 }
 
-// --- Shared nests --------------------------------------------------------------------------------
+// --- Shared nests -------------------------------------------------------------------------------
 enum { MAX_RUN = 16, MAX_REDUCES = 4 };
 typedef struct Run {
     Layout *l;
@@ -180,7 +181,7 @@ static bool reads_run(Run *r, const TOp *o, ValVisit *how) {
     return r->bad;
 }
 
-static bool same_tensor(const Prog *p, u16 a, u16 b) {
+bool ssd_layout_same_tensor(const Prog *p, u16 a, u16 b) {
     const TTensor *x = &p->tensors.v[a], *y = &p->tensors.v[b];
     return a == b || (x->alias && !strcmp(x->alias, y->name)) ||
            (y->alias && !strcmp(y->alias, x->name));
@@ -190,13 +191,13 @@ static bool same_tensor(const Prog *p, u16 a, u16 b) {
 static bool ex_reads_tensor(const Prog *p, Ex e, u16 t) {
     if (!e) return false;
     const Expr *x = &p->exs.v[e];
-    bool found = x->kind == EX_LOAD && same_tensor(p, x->tensor, t);
+    bool found = x->kind == EX_LOAD && ssd_layout_same_tensor(p, x->tensor, t);
     for (int i = 0; i < x->nidx; i++) found |= ex_reads_tensor(p, x->idx[i], t);
     for (int i = 0; x->kind == EX_FN && i < ssd_fns[x->fn].arity; i++)
         found |= ex_reads_tensor(p, x->arg[i], t);
     return found;
 }
-static bool op_ex_reads_tensor(const Prog *p, const TOp *o, u16 t) {
+bool ssd_layout_reads_tensor(const Prog *p, const TOp *o, u16 t) {
     bool found = ex_reads_tensor(p, o->e, t) || ex_reads_tensor(p, o->when, t);
     for (int i = 0; i < o->nidx; i++) found |= ex_reads_tensor(p, o->idx[i], t);
     return found;
@@ -207,12 +208,12 @@ static bool memory_clash(const Run *r, const TOp *o) {
     const Prog *p = r->l->p;
     for (int i = 0; i < r->n; i++) {
         const TOp *w = r->op[i];
-        if (w->op == TOP_STORE && op_ex_reads_tensor(p, o, w->tensor)) return true;
-        if (o->op == TOP_STORE && op_ex_reads_tensor(p, w, o->tensor)) return true;
+        if (w->op == TOP_STORE && ssd_layout_reads_tensor(p, o, w->tensor)) return true;
+        if (o->op == TOP_STORE && ssd_layout_reads_tensor(p, w, o->tensor)) return true;
         bool access =
             (w->op == TOP_LOAD || w->op == TOP_STORE) && (o->op == TOP_LOAD || o->op == TOP_STORE);
         if (!access || (w->op == TOP_LOAD && o->op == TOP_LOAD) ||
-            !same_tensor(p, w->tensor, o->tensor))
+            !ssd_layout_same_tensor(p, w->tensor, o->tensor))
             continue;
         if (w->op == TOP_STORE || w->nidx != o->nidx ||
             memcmp(w->idx, o->idx, w->nidx * sizeof(Ex)))
@@ -239,10 +240,16 @@ static bool feeds_product(const Layout *l, const TOp *o) {
            o->next->op == TOP_MMA;
 }
 
+// It begins a nest that is complete.
+static bool held(const Layout *l, const TOp *o) {
+    return l->m->gpu && o->out && val(l, o->out)->lay.space == SP_REG;
+}
+
 static bool joins(Run *r, const TOp *o) {
     u8 ax[8];
     const Prog *p = r->l->p;
-    if (r->n == MAX_RUN || o->op == TOP_COPY || !ssd_nest_op(p, o) || feeds_product(r->l, o))
+    if (r->n == MAX_RUN || o->op == TOP_COPY || !ssd_nest_op(p, o) || feeds_product(r->l, o) ||
+        held(r->l, o))
         return false;
     if (!full_axes(r, ax, ssd_nest_axes(p, o, ax))) return false;
     if (o->op == TOP_REDUCE && r->reduces == MAX_REDUCES) return false;
@@ -253,7 +260,7 @@ static bool joins(Run *r, const TOp *o) {
 
 // Pure ops that want nothing from the run may stand before it.
 static bool may_pass(Run *r, const TOp *o) {
-    if (feeds_product(r->l, o)) return false;
+    if (feeds_product(r->l, o) || held(r->l, o)) return false;
     switch ((TOpCode)o->op) {
     case TOP_LOAD:
     case TOP_MAP:
@@ -320,6 +327,10 @@ static void share_nests(Layout *l, TBlock *b) {
     for (TOp **link = &b->first, *o; (o = *link);) {
         TOp *last = o;
         share_nests(l, &o->body);
+        if (held(l, o)) {
+            link = &ssd_nest_last(l->p, o)->next;
+            continue;
+        }
         Run r = {.l = l};
         bool starts =
             ssd_nest_op(l->p, o) && o->op != TOP_COPY && o->op != TOP_STORE && !feeds_product(l, o);
@@ -336,7 +347,7 @@ static void share_nests(Layout *l, TBlock *b) {
     }
 }
 
-// --- What is cheaper done twice ------------------------------------------------------------------
+// --- What is cheaper done twice -----------------------------------------------------------------
 typedef struct Replace {
     Val from, to;
 } Replace;
@@ -352,7 +363,7 @@ static bool op_reads(const Layout *l, const TOp *o, Val v) {
 }
 
 static bool stores_to(const Layout *l, const TOp *o, u16 tensor) {
-    if (o->op == TOP_STORE && same_tensor(l->p, o->tensor, tensor)) return true;
+    if (o->op == TOP_STORE && ssd_layout_same_tensor(l->p, o->tensor, tensor)) return true;
     for (const TOp *w = o->body.first; w; w = w->next)
         if (stores_to(l, w, tensor)) return true;
     return false;
@@ -399,7 +410,7 @@ static void repeat_loads(Layout *l, TBlock *b) {
     }
 }
 
-// --- Accumulators that are computed as a product starts ------------------------------------------
+// --- Accumulators that are computed as a product starts -----------------------------------------
 // sd = map {s*ed} ; s1 = mma xw k + sd: the map is evaluated in the registers of each block.
 static bool has_ex_load(const Prog *p, Ex e) {
     const Expr *x = &p->exs.v[e];
@@ -440,7 +451,7 @@ static void start_in_registers(Layout *l, TBlock *b) {
     }
 }
 
-// --- Prefetch ------------------------------------------------------------------------------------
+// --- Prefetch -----------------------------------------------------------------------------------
 // What a loop's next turn reads and writes in memory is fetched beside this turn's products, which
 // leave the memory system idle: each load and store by the loop's variable gets a `prefetch` before
 // one of them, by turns, so that lines and multiplications are spread alike. Hardware follows a
@@ -550,11 +561,12 @@ static void prefetch(Layout *l, TBlock *b) {
     }
 }
 
-// --- The pass ------------------------------------------------------------------------------------
+// --- The pass -----------------------------------------------------------------------------------
 // Rank 0 is a scalar; a tile lies in memory until it is found to fit registers.
 static void spaces(Prog *p) {
     for (u32 v = 1; v < p->vals.n; v++) {
         TVal *x = &p->vals.v[v];
+        if (x->lay.space) continue; // of a kernel of roles
         x->lay = (Lay){.space = x->naxes ? SP_MEM : SP_SCALAR, .naxes = x->naxes};
         memcpy(x->lay.ax, x->ax, sizeof x->ax);
     }
@@ -573,6 +585,7 @@ static void layout_kernel(Unit *u, TKernel *k) {
     }
     ssd_layout_scan(&l);
     ssd_layout_strides(&l);
+    if (l.m->gpu) ssd_layout_hold(&l, &k->body);
     share_nests(&l, &k->body);
     if (!l.m->gpu) prefetch(&l, &k->body);
     ssd_layout_scan(&l);
@@ -592,8 +605,10 @@ static bool fits(const Unit *u) {
 
 bool ssd_pass_layout(Unit *u) {
     spaces(u->prog);
-    for (u32 i = 0; i < u->prog->kernels.n; i++) layout_kernel(u, &u->prog->kernels.v[i]);
-    u->prog->stratum = 1;
+    for (u32 i = 0; i < u->prog->kernels.n; i++)
+        if (!ssd_timed_kernel(u->prog, &u->prog->kernels.v[i]))
+            layout_kernel(u, &u->prog->kernels.v[i]);
+    u->prog->stratum = MAX(u->prog->stratum, 1);
     if (!fits(u)) ssd_refuse(u, REASON_SCRATCH);
     return true;
 }

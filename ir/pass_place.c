@@ -12,6 +12,7 @@
 // contracted.
 #include "nest.h"
 #include "pass.h"
+#include "timed.h"
 
 typedef struct Placer {
     Prog *p;
@@ -30,7 +31,7 @@ static const TVal *val(const Placer *s, Val v) { return &s->p->vals.v[v]; }
 static bool has_axis(const TVal *v, u8 x) { return memchr(v->ax, x, v->naxes) != NULL; }
 static bool kept(const TOp *o, u8 x) { return memchr(o->keep, x, o->nkeep) != NULL; }
 
-// --- Products that are no products ---------------------------------------------------------------
+// --- Products that are no products --------------------------------------------------------------
 static int contracted(const Placer *s, const TOp *o, u8 out[6]) {
     int n = 0;
     const TVal *a = val(s, o->a), *b = val(s, o->b);
@@ -71,7 +72,7 @@ static void simplify_mma(Placer *s, TOp *o) {
     s->changed = true;
 }
 
-// --- Dear expressions ----------------------------------------------------------------------------
+// --- Dear expressions ---------------------------------------------------------------------------
 static bool dear(const Prog *p, Ex e) {
     const Expr *x = &p->exs.v[e];
     if (x->kind != EX_FN) return false;
@@ -101,7 +102,7 @@ static Ex lift(Placer *s, Ex e, int nest_axes) {
     return memcmp(arg, x.arg, sizeof arg) ? ssd_ex_fn(p, x.fn, arg[0], arg[1], arg[2]) : e;
 }
 
-// --- The walk ------------------------------------------------------------------------------------
+// --- The walk -----------------------------------------------------------------------------------
 static void place_op(Placer *s, TOp *o) {
     u8 ax[8];
     if (o->op == TOP_MMA) simplify_mma(s, o);
@@ -131,6 +132,7 @@ bool ssd_pass_place(Unit *u) {
     Placer s = {.p = u->prog};
     s.b = (TB){.p = s.p, .at = &s.before};
     for (u32 i = 0; i < s.p->kernels.n; i++) {
+        if (ssd_timed_kernel(s.p, &s.p->kernels.v[i])) continue;
         s.lifted.n = 0;
         place_block(&s, &s.p->kernels.v[i].body);
     }

@@ -26,7 +26,7 @@ static void check(bool ok, const char *fmt, ...) {
     va_end(ap);
 }
 
-// --- Tensors -------------------------------------------------------------------------------------
+// --- Tensors ------------------------------------------------------------------------------------
 // Memory of one tensor: `gap` elements between elements of every dimension, all of it 0xff (NaN)
 // where no element lies.
 typedef struct Buffer {
@@ -118,7 +118,7 @@ static void make_tensor(const TTensor *t, i64 gap, i64 rows, Array *a, Buffer *b
     memcpy(b->before, b->raw, (size_t)b->bytes);
 }
 
-// --- One run -------------------------------------------------------------------------------------
+// --- One run ------------------------------------------------------------------------------------
 typedef struct Case {
     const char *file;
     const Target *target;

@@ -1,0 +1,396 @@
+// SPDX-License-Identifier: Apache-2.0
+// Timed kernels: roles in warps of their own, rings of slots between them, tiles in shared memory in the form that
+// ldmatrix, wgmma and the bulk copies (TMA) share, and tiles in registers in the form of mma's fragments.
+#define HOPPER (__CUDA_ARCH__ >= 900)
+DEVICE u32 shared_address(const void *p) { return (u32)__cvta_generic_to_shared(p); }
+DEVICE int warp_number() { return __shfl_sync(~0u, threadIdx.x / 32, 0); }  // known to be one a warp
+
+// --- Rings ---------------------------------------------------------------------------------------------------
+// A slot has two barriers, full and empty. A role goes through the slots in order; parities tell rounds apart.
+DEVICE void barrier_init(u32 barrier, int arrivals) {
+    asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
+}
+DEVICE void barrier_arrive(u32 barrier) {
+    asm volatile("{ .reg .b64 state; mbarrier.arrive.shared.b64 state, [%0]; }" ::"r"(barrier) : "memory");
+}
+DEVICE void barrier_wait(u32 barrier, u32 parity) {
+#if HOPPER
+    asm volatile("{ .reg .pred done;\n"
+                 "WAIT: mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+                 "@!done bra WAIT; }" ::"r"(barrier), "r"(parity) : "memory");
+#else
+    asm volatile("{ .reg .pred done;\n"
+                 "WAIT: mbarrier.test_wait.parity.shared.b64 done, [%0], %1;\n"
+                 "@!done bra WAIT; }" ::"r"(barrier), "r"(parity) : "memory");
+#endif
+}
+template <int slots> DEVICE void ring_init(u32 barriers, int producers, int consumers) {
+    for (int i = 0; i < slots; i++) {
+        barrier_init(barriers + 16 * i, producers);
+        barrier_init(barriers + 16 * i + 8, consumers);
+    }
+}
+template <int depth, int bytes> struct Ring {
+    u32 first, barriers, slot, round;  // addresses in shared memory; the slot at hand
+
+    DEVICE Ring(u32 f, u32 b) : first(f), barriers(b), slot(0), round(0) {}
+    DEVICE u32 full() const { return barriers + 16 * slot; }
+    DEVICE u32 empty() const { return barriers + 16 * slot + 8; }
+    DEVICE void acquire() const { barrier_wait(empty(), round ^ 1); }
+    DEVICE void await() const { barrier_wait(full(), round); }
+    DEVICE void next() {
+        if (++slot == depth) slot = 0, round ^= 1;
+    }
+    // One arrival a warp, when all its lanes are done.
+    DEVICE void publish(int lane) {
+        __syncwarp();
+        if (lane == 0) barrier_arrive(full());
+        next();
+    }
+    DEVICE void release(int lane) {
+        __syncwarp();
+        if (lane == 0) barrier_arrive(empty());
+        next();
+    }
+    // One arrival a lane, when what it copies has landed.
+    DEVICE void publish_landed() {
+        asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(full()) : "memory");
+        next();
+    }
+    DEVICE u32 at(int offset) const { return first + slot * bytes + offset; }
+    template <class T> DEVICE T *rows(int offset) const { return (T *)__cvta_shared_to_generic(at(offset)); }
+};
+// What was written plainly is visible to wgmma and to bulk copies afterwards.
+DEVICE void fence_async() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+DEVICE void role_sync(int barrier, int threads) { asm volatile("bar.sync %0, %1;" ::"r"(barrier), "r"(threads) : "memory"); }
+template <int n> DEVICE void set_registers_less() { asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(n)); }
+template <int n> DEVICE void set_registers_more() { asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(n)); }
+
+// --- Bulk copies: a box of a tensor, coordinates innermost first -------------------------------------------------
+struct __align__(64) TensorMap {
+    u64 opaque[16];
+};
+DEVICE void bulk_expect(u32 barrier, u32 bytes) {
+    asm volatile("mbarrier.expect_tx.relaxed.cta.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
+}
+#define BULK_LOAD(rank, list, ...) \
+    asm volatile("cp.async.bulk.tensor." #rank "d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {" list "}], [%2];" \
+                 ::"r"(to), "l"(map), "r"(barrier), __VA_ARGS__ : "memory")
+#define BULK_STORE(rank, list, ...) \
+    asm volatile("cp.async.bulk.tensor." #rank "d.global.shared::cta.bulk_group [%0, {" list "}], [%1];" \
+                 ::"l"(map), "r"(from), __VA_ARGS__ : "memory")
+DEVICE void bulk_load(u32 to, const TensorMap *map, u32 barrier, int a) { BULK_LOAD(1, "%3", "r"(a)); }
+DEVICE void bulk_load(u32 to, const TensorMap *map, u32 barrier, int a, int b) { BULK_LOAD(2, "%3,%4", "r"(a), "r"(b)); }
+DEVICE void bulk_load(u32 to, const TensorMap *map, u32 barrier, int a, int b, int c) {
+    BULK_LOAD(3, "%3,%4,%5", "r"(a), "r"(b), "r"(c));
+}
+DEVICE void bulk_load(u32 to, const TensorMap *map, u32 barrier, int a, int b, int c, int d) {
+    BULK_LOAD(4, "%3,%4,%5,%6", "r"(a), "r"(b), "r"(c), "r"(d));
+}
+DEVICE void bulk_load(u32 to, const TensorMap *map, u32 barrier, int a, int b, int c, int d, int e) {
+    BULK_LOAD(5, "%3,%4,%5,%6,%7", "r"(a), "r"(b), "r"(c), "r"(d), "r"(e));
+}
+DEVICE void bulk_store(const TensorMap *map, u32 from, int a) { BULK_STORE(1, "%2", "r"(a)); }
+DEVICE void bulk_store(const TensorMap *map, u32 from, int a, int b) { BULK_STORE(2, "%2,%3", "r"(a), "r"(b)); }
+DEVICE void bulk_store(const TensorMap *map, u32 from, int a, int b, int c) {
+    BULK_STORE(3, "%2,%3,%4", "r"(a), "r"(b), "r"(c));
+}
+DEVICE void bulk_store(const TensorMap *map, u32 from, int a, int b, int c, int d) {
+    BULK_STORE(4, "%2,%3,%4,%5", "r"(a), "r"(b), "r"(c), "r"(d));
+}
+DEVICE void bulk_store(const TensorMap *map, u32 from, int a, int b, int c, int d, int e) {
+    BULK_STORE(5, "%2,%3,%4,%5,%6", "r"(a), "r"(b), "r"(c), "r"(d), "r"(e));
+}
+DEVICE void bulk_commit() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
+DEVICE void bulk_wait_read() { asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory"); }
+DEVICE void bulk_wait() { asm volatile("cp.async.bulk.wait_group 0;" ::: "memory"); }
+
+// --- Tiles in shared memory: panels of 64 columns, 16-byte piece k of row r at piece k ^ (r & 7) -------------------
+template <int rows> DEVICE u32 piece_at(u32 tile, int row, int piece) {
+    return tile + piece / 8 * (rows * 128) + row * 128 + ((piece % 8 ^ row % 8) << 4);
+}
+// Copies by the threads of a role, where a bulk copy is not possible. at(row, column) is where a tensor has the
+// element, null where there is none. Rows of all tiles that follow each other are counted on. `pieces`: elements
+// beside each other are there or not by their bounds alone, so the ends of a piece speak for it.
+DEVICE void copy16(u32 to, const void *from) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(__cvta_generic_to_global(from)) : "memory");
+}
+DEVICE void copy4(u32 to, const void *from) {  // null: zero
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(to), "l"(from ? __cvta_generic_to_global(from) : 0), "r"(from ? 4 : 0) : "memory");
+}
+DEVICE u32 bits_of(const float *p) { return p ? __float_as_uint(*p) : 0; }
+template <class T> DEVICE u32 bits_of(T *p) { return p ? p->bits : 0; }
+template <class T> DEVICE bool one_piece(const T *first, const T *last) {
+    return first && last && last - first == 16 / sizeof(T) - 1 && (u64)first % 16 == 0;
+}
+template <int rows, int columns, int tiles, int threads, bool pieces, class F> DEVICE void fetch_tile(u32 tile, int thread, F at) {
+    constexpr int bytes = (columns + 63) / 64 * (rows * 128), wide = columns / 8;
+    #pragma unroll 1
+    for (int e = thread; e < tiles * rows * wide; e += threads) {
+        const int row = e / wide, column = e % wide * 8;
+        const u32 to = piece_at<rows>(tile + row / rows * bytes, row % rows, column / 8);
+        const auto *first = at(row, column);
+        if (pieces && one_piece(first, at(row, column + 7))) {
+            copy16(to, first);
+        } else {
+            #pragma unroll 1
+            for (int i = 0; i < 8; i += 2) {
+                const u32 two = bits_of(at(row, column + i)) | bits_of(at(row, column + i + 1)) << 16;
+                asm volatile("st.shared.u32 [%0], %1;" ::"r"(to + 2 * i), "r"(two) : "memory");
+            }
+        }
+    }
+}
+template <int rows, int columns, int threads, bool pieces, class T, class F> DEVICE void fetch_rows(T *tile, int thread, F at) {
+    constexpr int wide = 16 / sizeof(T), step = columns % wide ? 1 : wide;
+    #pragma unroll 1
+    for (int e = thread; e < rows * columns / step; e += threads) {
+        const int row = e / (columns / step), column = e % (columns / step) * step;
+        T *to = tile + e * step;
+        const T *first = at(row, column);
+        if (pieces && step > 1 && one_piece(first, at(row, column + step - 1))) {
+            copy16(shared_address(to), first);
+        } else {
+            #pragma unroll 1
+            for (int i = 0; i < step; i++) {
+                const T *from = at(row, column + i);
+                if constexpr (sizeof(T) == 4) copy4(shared_address(to + i), from);
+                else to[i].bits = (u16)bits_of(from);
+            }
+        }
+    }
+}
+// What was copied or stored above is there: for wgmma too where that exists, and before a barrier told so later.
+DEVICE void fetched() {
+#if WGMMA
+    asm volatile("cp.async.wait_all;" ::: "memory");
+    fence_async();
+#else
+    __threadfence_block();
+#endif
+}
+template <int rows, int columns, int tiles, int threads, class T, class F> DEVICE void send_tile(u32 tile, int thread, F at) {
+    constexpr int bytes = (columns + 63) / 64 * (rows * 128), wide = columns / 2;
+    #pragma unroll 1
+    for (int e = thread; e < tiles * rows * wide; e += threads) {
+        const int row = e / wide, column = e % wide * 2;
+        u32 two;
+        asm volatile("ld.shared.u32 %0, [%1];" : "=r"(two) : "r"(piece_at<rows>(tile + row / rows * bytes, row % rows, column / 8) + column % 8 * 2) : "memory");
+        T *p = at(row, column), *q = at(row, column + 1);
+        if (p) p->bits = (u16)two;
+        if (q) q->bits = (u16)(two >> 16);
+    }
+}
+template <int slots, int step> DEVICE void clear_tiles(unsigned char *first, int bytes) {
+    #pragma unroll 1
+    for (int i = 0; i < slots; i++)
+        for (int e = threadIdx.x * 16; e < bytes; e += blockDim.x * 16) *(uint4 *)(first + i * step + e) = make_uint4(0, 0, 0, 0);
+}
+
+// --- Fragments: 16 x 16 elements of a tile, four 8 x 8 matrices in 32-bit words of a warp's lanes --------------------
+// A lane's word 2*u + h has row lane/4 + 8*h, columns 8*u + lane%4*2 and the next one. `turned`: the fragment's rows
+// are the tile's columns. Where this lane's row of the matrices lies; `row` and `piece` are where the 16 x 16 begin,
+// in the tile.
+template <int rows, bool turned> DEVICE u32 matrices_at(u32 tile, int row, int piece) {
+    const int lane = threadIdx.x % 32, r = turned ? lane % 8 + lane / 16 * 8 : lane % 16, p = turned ? lane / 8 % 2 : lane / 16;
+    return ((tile + r * 128 + ((p ^ lane % 8) << 4)) ^ (piece % 8 << 4)) + row * 128 + piece / 8 * (rows * 128);
+}
+template <bool transposed> DEVICE void load_matrices(u32 *w, u32 from) {
+    if (transposed) asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];" : "=r"(w[0]), "=r"(w[1]), "=r"(w[2]), "=r"(w[3]) : "r"(from));
+    else asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];" : "=r"(w[0]), "=r"(w[1]), "=r"(w[2]), "=r"(w[3]) : "r"(from));
+}
+template <bool transposed> DEVICE void load_two_matrices(u32 *w, u32 from) {
+    if (transposed) asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0,%1}, [%2];" : "=r"(w[0]), "=r"(w[1]) : "r"(from));
+    else asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0,%1}, [%2];" : "=r"(w[0]), "=r"(w[1]) : "r"(from));
+}
+template <int rows, bool turned> DEVICE void load_fragment(u32 *w, u32 tile, int row, int piece) {
+    load_matrices<turned>(w, matrices_at<rows, turned>(tile, row, piece));
+}
+template <int rows, bool turned, int n> DEVICE void store_fragment(u32 tile, int row, int piece, const u32 (&w)[n]) {
+#if HOPPER
+    const u32 to = matrices_at<rows, turned>(tile, row, piece);
+    if (n == 2 && turned) asm volatile("stmatrix.sync.aligned.m8n8.x2.trans.shared.b16 [%0], {%1,%2};" ::"r"(to), "r"(w[0]), "r"(w[1]));
+    else if (n == 2) asm volatile("stmatrix.sync.aligned.m8n8.x2.shared.b16 [%0], {%1,%2};" ::"r"(to), "r"(w[0]), "r"(w[1]));
+    else if (turned) asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1,%2,%3,%4};" ::"r"(to), "r"(w[0]), "r"(w[1]), "r"(w[n - 2]), "r"(w[n - 1]));
+    else asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1,%2,%3,%4};" ::"r"(to), "r"(w[0]), "r"(w[1]), "r"(w[n - 2]), "r"(w[n - 1]));
+#else
+    const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4 * 2;
+    #pragma unroll
+    for (int i = 0; i < n; i++) {
+        const int r = g + i % 2 * 8, c = t + i / 2 * 8;
+        if (turned) {
+            const u32 to = piece_at<rows>(tile, row + c, piece + r / 8) + r % 8 * 2, next = piece_at<rows>(tile, row + c + 1, piece + r / 8) + r % 8 * 2;
+            asm volatile("st.shared.u16 [%0], %1;" ::"r"(to), "h"((u16)w[i]));
+            asm volatile("st.shared.u16 [%0], %1;" ::"r"(next), "h"((u16)(w[i] >> 16)));
+        } else {
+            asm volatile("st.shared.u32 [%0], %1;" ::"r"(piece_at<rows>(tile, row + r, piece + c / 8) + c % 8 * 2), "r"(w[i]));
+        }
+    }
+#endif
+}
+
+// --- Pairs: two columns of a row, one word of a fragment ---------------------------------------------------------
+DEVICE float2 fetch2(const float *p) { return __ldg((const float2 *)p); }
+DEVICE float2 fetch2(float *p) { return *(const float2 *)p; }
+DEVICE float2 unpack(u32 w, bf16) { return make_float2(__uint_as_float(w << 16), __uint_as_float(w & 0xffff0000u)); }
+DEVICE float2 unpack(u32 w, f16) { return make_float2(decode(f16{(u16)w}), decode(f16{(u16)(w >> 16)})); }
+template <class H> DEVICE float2 fetch2(const H *p) { return unpack(__ldg((const u32 *)p), H()); }
+template <class H> DEVICE float2 fetch2(H *p) { return unpack(*(const u32 *)p, H()); }
+DEVICE void encode2(float2 v, float *to) { *(float2 *)to = v; }
+template <class H> DEVICE void encode2(float2 v, H *to) { *(u32 *)to = pack(v.x, v.y, H()); }
+DEVICE float2 twice(float v) { return make_float2(v, v); }
+DEVICE float2 pair(const float *row, int i) { return *(const float2 *)(row + i); }
+template <class H> DEVICE float2 pair(const H *row, int i) { return unpack(*(const u32 *)(row + i), H()); }
+
+// Two bf16 times two f32. The factor is split in two bf16, so that the product is rounded once.
+DEVICE u32 scaled(u32 word, float2 by) {
+    const u32 high = pack(by.x, by.y, bf16());
+    const float2 head = unpack(high, bf16());
+    const u32 low = pack(by.x - head.x, by.y - head.y, bf16());
+    u32 r;
+    asm("{ .reg .b32 r, zero; mov.b32 zero, 0x80008000;\n"
+        "fma.rn.bf16x2 r, %1, %3, zero; fma.rn.bf16x2 %0, %1, %2, r; }" : "=r"(r) : "r"(word), "r"(high), "r"(low));
+    return r;
+}
+// Pins values to their registers here. An asynchronous product owns its registers from its start to the wait for
+// it: `hold` keeps what else touches them on its side.
+template <int n> DEVICE void hold(float *d) {
+    #pragma unroll
+    for (int i = 0; i < n; i++) asm volatile("" : "+f"(d[i]));
+}
+// All words of a tile from and to a tensor: `at` is where this thread's first element lies, null: nowhere; of its rows
+// and columns from there on so many are in the tensor.
+enum { MANY = 1 << 30 };
+template <class T> DEVICE bool paired(const T *at, i64 row_step, i64 column_step, int columns) {
+    return column_step == 1 && row_step % 2 == 0 && (u64)at % (2 * sizeof(T)) == 0 && columns % 2 == 0;
+}
+template <int words, int blocks, class T>
+DEVICE void load_pairs(float *d, T *at, i64 row_step, i64 column_step, int rows = MANY, int columns = MANY) {
+    const bool two = paired(at, row_step, column_step, columns);
+    #pragma unroll
+    for (int i = 0; i < 2 * blocks; i++) {
+        const int r = i / 2 * 64 + i % 2 * 8;
+        T *row = at + r * row_step;
+        float *v = d + i / 2 * (2 * words) + i % 2 * 2;
+        if (!at || r >= rows) {
+            #pragma unroll
+            for (int j = 0; j < words / 2; j++) v[4 * j] = v[4 * j + 1] = 0.0f;
+        } else if (two) {
+            #pragma unroll
+            for (int j = 0; j < words / 2; j++) {
+                const float2 value = 8 * j < columns ? fetch2(row + 8 * j) : make_float2(0, 0);
+                v[4 * j] = value.x, v[4 * j + 1] = value.y;
+            }
+        } else {
+            #pragma unroll
+            for (int j = 0; j < words / 2; j++, row += 8 * column_step) {
+                v[4 * j] = 8 * j < columns ? decode(fetch(row)) : 0.0f;
+                v[4 * j + 1] = 8 * j + 1 < columns ? decode(fetch(row + column_step)) : 0.0f;
+            }
+        }
+    }
+    hold<2 * words * blocks>(d);  // converted, not to be converted later
+}
+template <int words, int blocks, class T>
+DEVICE void store_pairs(const float *d, T *at, i64 row_step, i64 column_step, int rows = MANY, int columns = MANY) {
+    const bool two = paired(at, row_step, column_step, columns);
+    #pragma unroll
+    for (int i = 0; i < 2 * blocks; i++) {
+        const int r = i / 2 * 64 + i % 2 * 8;
+        T *row = at + r * row_step;
+        const float *v = d + i / 2 * (2 * words) + i % 2 * 2;
+        if (!at || r >= rows) continue;
+        if (two) {
+            #pragma unroll
+            for (int j = 0; j < words / 2; j++)
+                if (8 * j < columns) encode2(make_float2(v[4 * j], v[4 * j + 1]), row + 8 * j);
+        } else {
+            #pragma unroll
+            for (int j = 0; j < words / 2; j++, row += 8 * column_step) {
+                if (8 * j < columns) encode(v[4 * j], row);
+                if (8 * j + 1 < columns) encode(v[4 * j + 1], row + column_step);
+            }
+        }
+    }
+}
+
+// --- Lanes: n neighbours of a row in each lane of one warp ----------------------------------------------------------
+template <int n, class T> DEVICE void lane_load(float *v, const T *row, int step) {
+    const int first = threadIdx.x % 32 * n;
+    #pragma unroll
+    for (int i = 0; i < n; i++) v[i] = decode(row[(first + i) * step]);
+}
+template <int n, class T> DEVICE void lane_store(const float *v, T *row, int step) {
+    const int first = threadIdx.x % 32 * n;
+    #pragma unroll
+    for (int i = 0; i < n; i++) encode(v[i], &row[(first + i) * step]);
+}
+template <int n> DEVICE float lane_at(const float *v, int at) {
+    float found = __shfl_sync(~0u, v[0], at / n);
+    #pragma unroll
+    for (int i = 1; i < n; i++) {
+        const float other = __shfl_sync(~0u, v[i], at / n);
+        found = at % n == i ? other : found;
+    }
+    return found;
+}
+template <int n, int kind> DEVICE void lane_scan(float *to, const float *v) {
+    constexpr bool max = (kind & MAX) != 0, rev = (kind & REV) != 0;
+    const int lane = threadIdx.x % 32, rank = rev ? 31 - lane : lane;
+    float part[n], all = neutral<max>();
+    #pragma unroll
+    for (int k = 0; k < n; k++) {
+        const int i = rev ? n - 1 - k : k;
+        const float next = combine<max>(all, v[i]);
+        part[i] = kind & EXCL ? all : next;
+        all = next;
+    }
+    #pragma unroll
+    for (int d = 1; d < 32; d *= 2) {
+        const float other = rev ? __shfl_down_sync(~0u, all, d) : __shfl_up_sync(~0u, all, d);
+        if (rank >= d) all = combine<max>(all, other);
+    }
+    float before = rev ? __shfl_down_sync(~0u, all, 1) : __shfl_up_sync(~0u, all, 1);
+    if (rank == 0) before = neutral<max>();
+    #pragma unroll
+    for (int i = 0; i < n; i++) to[i] = combine<max>(before, part[i]);
+}
+
+// --- Products ------------------------------------------------------------------------------------------------------
+template <int n> DEVICE void clear(float *d) {
+    #pragma unroll
+    for (int i = 0; i < n; i++) d[i] = 0.0f;
+}
+#if WGMMA
+DEVICE void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+DEVICE void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+template <int pending> DEVICE void wgmma_wait() { asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(pending) : "memory"); }
+// The half of a descriptor that differs from tile to tile: panels are `panel` bytes apart (where the contracted axis
+// runs down the rows); the other half says 8 rows in 1024 bytes, 128-byte swizzle. Addresses in it count 16 bytes.
+DEVICE u32 descriptor(u32 tile, u32 panel) { return tile >> 4 | panel >> 4 << 16; }
+#else
+DEVICE void mma(float *d, const u32 *a, u32 b0, u32 b1, bf16) {
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+DEVICE void mma(float *d, const u32 *a, u32 b0, u32 b1, f16) {
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+// d[16 a warp, n] += a[16, 16] * b[16, n], b from a tile of `rows` rows: those are k, or n where it is `turned`.
+template <int n, int rows, bool turned, class H> DEVICE void mma_step(float *d, const u32 *a, u32 tile, int k, H type) {
+    #pragma unroll
+    for (int j = 0; j < n / 16; j++) {
+        u32 b[4];
+        load_matrices<!turned>(b, turned ? matrices_at<rows, true>(tile, 16 * j, 2 * k) : matrices_at<rows, false>(tile, 16 * k, 2 * j));
+        mma(d + 8 * j, a, b[0], b[1], type);
+        mma(d + 8 * j + 4, a, b[2], b[3], type);
+    }
+    if constexpr (n % 16 != 0) {
+        constexpr int j = n / 16;
+        u32 b[2];
+        load_two_matrices<!turned>(b, turned ? matrices_at<rows, true>(tile, 16 * j, 2 * k) : matrices_at<rows, false>(tile, 16 * k, 2 * j));
+        mma(d + 8 * j, a, b[0], b[1], type);
+    }
+}
+#endif
