@@ -122,8 +122,8 @@ static void make_inputs(Build *b) {
         const State *st = &s->states.v[i];
         if (b->no_init[i]) continue;
         int n = graph_axes(b, st->ax, st->naxes, st->window, ax);
-        b->init[i] =
-            ssd_graph_in(b->g, st->in, SSD_F32, ax, n, b->mode == MODE_STEP ? NULL : &zero);
+        b->init[i] = ssd_graph_in(b->g, st->in, ssd_spec_state_dtype(s, st), ax, n,
+                                  b->mode == MODE_STEP ? NULL : &zero);
     }
 }
 
@@ -403,7 +403,7 @@ static void build_states(Build *b) {
         if (out && !b->reached[i]) b->final[i] = in ? b->init[i] : num(b, 0);
         if (out) {
             int n = graph_axes(b, st->ax, st->naxes, st->window, ax);
-            ssd_graph_out(b->g, st->out, b->final[i], SSD_F32, ax, n);
+            ssd_graph_out(b->g, st->out, b->final[i], ssd_spec_state_dtype(s, st), ax, n);
         }
         GraphState gs = {in ? st->in : NULL, out ? st->out : NULL, b->init[i], b->final[i]};
         if (in || out) vec_push(b->g->arena, &b->g->states, gs);

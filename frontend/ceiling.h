@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What this host can do, measured now, on all threads of a pool: the denominators of `ssdc bench`.
+// What this machine can do, measured now: the denominators of `ssdc bench`. The host: on all
+// threads of a pool.
 #ifndef SSD_CEILING_H
 #define SSD_CEILING_H
 
@@ -12,5 +13,16 @@ double ssd_ceiling_fma(Pool *p);
 // plain and streaming stores). update: every byte is read and written in place, and counts twice.
 double ssd_ceiling_copy(Pool *p, size_t bytes);
 double ssd_ceiling_update(Pool *p, size_t bytes);
+
+// CUDA's device 0. Bytes read plus written a second by its own copies between buffers of several
+// times its L2 cache, GB/s; 0: no memory for that.
+double ssd_ceiling_cuda_copy(void);
+// Dense bf16 products with f32 sums, GFLOP/s: cuBLAS's where it is installed (SSD_CUBLAS: the
+// library to use, empty for none), else those of a kernel that multiplies registers over and over.
+// *by says which; 0: neither works.
+enum { CEILING_BY = 64 };
+double ssd_ceiling_cuda_matmul(char by[CEILING_BY]);
+// What its clock allows, GFLOP/s, by the table of architectures: not measured.
+double ssd_ceiling_cuda_peak(bool tensor_cores);
 
 #endif

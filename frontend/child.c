@@ -17,19 +17,28 @@ static ssd_status load(ssd_context *ctx, const ssd_compile_options *o, ssd_kerne
     return s;
 }
 
-// What the child does: compile, which fills the cache; say how it went through the pipe.
-SSD_NORETURN static void child(ssd_context *ctx, const ssd_compile_options *o, int fd) {
-    ssd_kernel *k = NULL;
-    ssd_status s = ssd_compile(ctx, o, &k);
-    const char *msg = ssd_last_error();
-    size_t left = s == SSD_OK ? 0 : strlen(msg);
+static void put(int fd, const void *p, size_t left) {
     while (left > 0) {
-        ssize_t n = write(fd, msg, left);
+        ssize_t n = write(fd, p, left);
         if (n < 0 && errno == EINTR) continue;
         if (n <= 0) break;
-        msg += n;
+        p = (const char *)p + n;
         left -= (size_t)n;
     }
+}
+
+// What the child does: compile, which fills the cache; say through the pipe why not, or how long
+// each phase took.
+SSD_NORETURN static void child(ssd_context *ctx, const ssd_compile_options *o, int fd) {
+    ssd_kernel *k = NULL;
+    const Phases before = ssd_phases();
+    ssd_status s = ssd_compile(ctx, o, &k);
+    Phases after = ssd_phases();
+    for (int i = 0; i < PHASES; i++) after.seconds[i] -= before.seconds[i];
+    if (s == SSD_OK)
+        put(fd, &after, sizeof after);
+    else
+        put(fd, ssd_last_error(), strlen(ssd_last_error()));
     _exit(s);
 }
 
@@ -66,6 +75,11 @@ ssd_status ssd_child_compile(ssd_context *ctx, const ssd_compile_options *o,
     } else if (WEXITSTATUS(status) != SSD_OK) {
         s = ssd_fail((ssd_status)WEXITSTATUS(status), "%s", msg.n ? msg.s : "compiling failed");
     } else {
+        Phases took;
+        if (msg.n == sizeof took) {
+            memcpy(&took, msg.s, sizeof took);
+            ssd_phase_add(&took);
+        }
         s = load(ctx, o, out_kernel);
         if (s == SSD_JIT_OFF) s = ssd_compile(ctx, o, out_kernel); // no cache to hand it over
     }

@@ -151,6 +151,24 @@ void ssd_cli_json(json_t *object) {
 
 json_t *ssd_cli_number(double v) { return isfinite(v) ? json_real(v) : json_null(); }
 
+json_t *ssd_cli_phases(const Phases *p) {
+    json_t *o = json_object();
+    for (int i = 0; i < PHASES; i++)
+        if (p->seconds[i] > 0)
+            json_object_set_new(o, ssd_phase_name(i), json_real(1e3 * p->seconds[i]));
+    return o;
+}
+
+void ssd_cli_print_phases(FILE *f, const Phases *p) {
+    const char *comma = "";
+    for (int i = 0; i < PHASES; i++) {
+        if (1e3 * p->seconds[i] < 0.05) continue;
+        fprintf(f, "%s%s %.1f", comma, ssd_phase_name(i), 1e3 * p->seconds[i]);
+        comma = ", ";
+    }
+    fprintf(f, "%s", *comma ? " ms" : "no time");
+}
+
 json_t *ssd_cli_set(const char *shape) {
     json_t *o = json_object();
     for (const char *p = shape; *p;) {

@@ -7,13 +7,14 @@
 #include "host.h"
 
 #include <jansson.h>
+#include <stdio.h>
 
 // Exit codes: the answer is yes, the answer is no, usage or environment.
 enum { CLI_OK = 0, CLI_NO = 1, CLI_USAGE = 2 };
 
 typedef struct Cli {
     const char *target, *set, *mode, *schedule, *inputs, *output, *at, *dump, *from, *to, *absent,
-        *cache_dir;
+        *cache_dir, *shapes;
     i64 seed;
     i64 threads;
     double seconds;
@@ -60,5 +61,8 @@ void ssd_cli_warn(const ssd_context *ctx);
 void ssd_cli_json(json_t *object);
 json_t *ssd_cli_number(double v);
 json_t *ssd_cli_set(const char *shape); // "b=2 t=200" -> {"b": 2, "t": 200}
+// Where the time of a start went, those that took any: {"spec": 0.8, ..} in ms, "spec 0.8, .. ms".
+json_t *ssd_cli_phases(const Phases *p);
+void ssd_cli_print_phases(FILE *f, const Phases *p);
 
 #endif

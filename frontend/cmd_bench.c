@@ -1,200 +1,83 @@
 // SPDX-License-Identifier: Apache-2.0
-// ssdc bench SPEC: how long a kernel takes, and what share of this host's limits that is.
-#include "ceiling.h"
-#include "child.h"
-#include "cli.h"
+// ssdc bench SPEC: how long a kernel takes, and what share of this machine's limits that is; at one
+// size, or a table of sizes with what others reach on them.
+#include "bench.h"
 #include "device.h"
-#include "random.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
 
-enum { LEAST = 5, MOST = 100000 };
+enum { PEERS_MOST = 8 };
 
-static double now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
-// --- What a spec costs at least ----------------------------------------------------------------
-typedef struct Cost {
-    double flop; // a token
-    i64 heads;
-} Cost;
-
-// How many different heads a value has: a group's heads read one value until something tells them
-// apart.
-static i64 *distinct_heads(Arena *a, const Graph *g, AxisId head) {
-    i64 *n = NEWN(a, i64, g->nodes.n);
-    for (Ref r = 1; r < g->nodes.n; r++) {
-        const Node *x = ssd_graph_node(g, r);
-        bool leaf = true;
-        n[r] = 1;
-        for (int k = 0; k < 5; k++) {
-            if (!x->arg[k]) continue;
-            leaf = false;
-            n[r] = MAX(n[r], n[x->arg[k]]);
+// --- What it runs on ----------------------------------------------------------------------------
+// "580.95.05", from what the kernel module says of itself.
+static const char *driver_version(void) {
+    static char version[32] = "of unknown version";
+    char line[256] = "";
+    FILE *f = fopen("/proc/driver/nvidia/version", "r");
+    if (!f) return version;
+    bool there = fgets(line, sizeof line, f) != NULL;
+    fclose(f);
+    for (char *save, *w = there ? strtok_r(line, " \t\n", &save) : NULL; w;
+         w = strtok_r(NULL, " \t\n", &save))
+        if (strchr(w, '.') && strspn(w, "0123456789.") == strlen(w)) {
+            snprintf(version, sizeof version, "%s", w);
+            break;
         }
-        if (leaf && ssd_graph_has_axis(g, r, head)) n[r] = g->axes.v[head].size;
-        if (x->op == OP_SPREAD) n[r] = g->axes.v[x->a0].size;
-    }
-    return n;
+    return version;
 }
 
-static double product(const Graph *g, const AxisId *ax, int n) {
-    double p = 1;
-    for (int i = 0; i < n; i++) p *= (double)MAX(g->axes.v[ax[i]].size, 1);
-    return p;
+static void device_name(bool cuda, int threads, char *out, size_t size) {
+    const char *brand = ssd_cpu_info()->brand;
+    if (cuda)
+        snprintf(out, size, "%s", ssd_cuda_driver()->device.name);
+    else
+        snprintf(out, size, "%s, %d thread%s", *brand ? brand : "cpu", threads,
+                 threads == 1 ? "" : "s");
 }
 
-// Chunked, with Q rows a chunk, a token costs (Q + 1)(G N + H P) + 4 H P N: scores and their
-// product with the values, the triangle counted once, then the read and the update of the state. It
-// is least at Q = 1, the recurrence; a band of w rows has no state and costs the first part at Q =
-// w.
-static Cost count(Arena *a, const Graph *g) {
-    Cost c = {.heads = 1};
-    for (Ref r = 1; r < g->nodes.n; r++) {
-        const Node *x = ssd_graph_node(g, r);
-        if (x->op != OP_SSD) continue;
-        SsdAxes ax = ssd_graph_ssd_axes(g, r);
-        i64 heads = ax.head ? g->axes.v[ax.head].size : 1;
-        i64 *own = distinct_heads(a, g, ax.head);
-        double groups = ax.head ? (double)MIN(MAX(own[x->arg[0]], own[x->arg[1]]), heads) : 1;
-        double n = product(g, ax.key, ax.nkey), p = product(g, ax.value, ax.nvalue),
-               h = (double)heads;
-        c.flop += x->k > 0 ? (x->k + 1.0) * (groups * n + h * p)
-                           : 2 * (groups * n + h * p) + 4 * h * p * n;
-        c.heads = MAX(c.heads, heads);
-    }
-    return c;
+static const char *today(void) {
+    static char text[32];
+    time_t t = time(NULL);
+    struct tm tm;
+    strftime(text, sizeof text, "%Y-%m-%d", gmtime_r(&t, &tm));
+    return text;
 }
 
-// --- The run -----------------------------------------------------------------------------------
-typedef struct Bench {
-    Cli *c;
-    const char *path, *mode;
-    Spec *spec;
-    Graph *graph;
-    Cost cost;
-    Sizes z;
-    HostSet in, out;
-    ssd_arg *args;
-    int n_args;
-    double bytes; // compulsory: every parameter once
-    void *workspace;
-    size_t workspace_bytes;
-    bool in_place;
-    double *ms;
-    int n_ms;
-    bool cuda;        // timed on a CUDA device, not on this host
-    double fma, rate; // ceilings
-} Bench;
-
-static const char *input_of_state(const Graph *g, const char *out) {
-    for (u32 i = 0; i < g->states.n; i++) {
-        const GraphState *s = &g->states.v[i];
-        if (s->in_name && s->out_name && strcmp(s->out_name, out) == 0) return s->in_name;
-    }
-    return NULL;
+static json_t *device_facts(const char *device, bool cuda, const Limits *l) {
+    json_t *o = json_pack("{s:s, s:s}", "device", device, "date", today());
+    if (!cuda) return o;
+    const CudaDriver *d = ssd_cuda_driver();
+    char version[32];
+    snprintf(version, sizeof version, "%d.%d", d->version / 1000, d->version % 1000 / 10);
+    json_object_set_new(o, "clock_mhz", ssd_cli_number(d->device.clock_khz * 1e-3));
+    json_object_set_new(o, "memory_clock_mhz", ssd_cli_number(d->device.memory_clock_khz * 1e-3));
+    json_object_set_new(o, "driver", json_string(driver_version()));
+    json_object_set_new(o, "cuda", json_string(version));
+    json_object_set_new(o, "copy_gbs", ssd_cli_number(l->copy));
+    json_object_set_new(o, *l->matmul_by ? "matmul_gflops" : "peak_gflops",
+                        ssd_cli_number(l->matmul));
+    if (*l->matmul_by) json_object_set_new(o, "matmul_by", json_string(l->matmul_by));
+    return o;
 }
 
-// Arguments in the kernel's order. A step updates its states in place, as a decoder does.
-static bool bind(Bench *b, const ssd_kernel *k) {
-    int n = ssd_kernel_param_count(k);
-    b->args = NEWN(&b->c->arena, ssd_arg, n + 1);
-    for (int i = 0; i < n; i++) {
-        ssd_param p;
-        ssd_kernel_param(k, i, &p);
-        const HostTensor *t = ssd_host_find(p.role == SSD_INPUT ? &b->in : &b->out, p.name);
-        if (!t) {
-            ssd_cli_error("bench: the kernel takes '%s', which the spec does not list", p.name);
-            return false;
-        }
-        const char *state =
-            b->graph->step && p.role == SSD_OUTPUT ? input_of_state(b->graph, p.name) : NULL;
-        const HostTensor *same = state ? ssd_host_find(&b->in, state) : NULL;
-        b->args[b->n_args++] =
-            (ssd_arg){t->name, same && same->bytes == t->bytes ? same->view : t->view};
-        b->in_place |= same != NULL;
-        b->bytes += (double)t->bytes;
-    }
-    return true;
+static void print_device(const char *device, bool cuda, const Limits *l) {
+    const CudaDriver *d = ssd_cuda_driver();
+    printf("%s", device);
+    if (cuda)
+        printf(", at most %.0f MHz, memory %.0f MHz; driver %s (CUDA %d.%d)",
+               d->device.clock_khz * 1e-3, d->device.memory_clock_khz * 1e-3, driver_version(),
+               d->version / 1000, d->version % 1000 / 10);
+    printf("; %s\n", today());
+    if (cuda)
+        printf("copy %.0f GB/s, bf16 matmul %.0f TFLOP/s (%s): floor = max(bytes / copy, flop / "
+               "matmul); L2 flushed before each run\n",
+               l->copy, 1e-3 * l->matmul, *l->matmul_by ? l->matmul_by : "by its clock");
 }
 
-static ssd_status once(Bench *b, ssd_kernel *k) {
-    return ssd_launch(k, b->args, b->n_args, b->workspace, b->workspace_bytes);
-}
-
-static int by_value(const void *x, const void *y) {
-    double p = *(const double *)x, q = *(const double *)y;
-    return (p > q) - (p < q);
-}
-
-static ssd_status repeat(Bench *b, ssd_kernel *k) {
-    ssd_status s = ssd_kernel_workspace(k, b->args, b->n_args, &b->workspace_bytes);
-    if (s != SSD_OK) return s;
-    b->workspace = aligned_alloc(64, (b->workspace_bytes + 127) & ~(size_t)63);
-    if (!b->workspace)
-        return ssd_fail(SSD_OUT_OF_MEMORY, "no memory for %zu bytes of workspace",
-                        b->workspace_bytes);
-    ssd_cli_progress(b->c, "warming up");
-    double start = now();
-    for (int i = 0; i < 2 || (now() - start < 0.1 && i < MOST); i++)
-        if ((s = once(b, k)) != SSD_OK) return s;
-    ssd_cli_progress(b->c, "timing for %.1f s", b->c->seconds);
-    b->ms = NEWN(&b->c->arena, double, MOST);
-    start = now();
-    while (b->n_ms < MOST && (b->n_ms < LEAST || now() - start < b->c->seconds)) {
-        double t0 = now();
-        if ((s = once(b, k)) != SSD_OK) return s;
-        b->ms[b->n_ms++] = 1e3 * (now() - t0);
-    }
-    qsort(b->ms, (size_t)b->n_ms, sizeof *b->ms, by_value);
-    return SSD_OK;
-}
-
-// Graph replay with a cold L2 cache. The rate is that of the device's own copies, in place or not;
-// the arithmetic is what the clock allows, on tensor cores when the spec has narrow tensors.
-static ssd_status measure_device(Bench *b, ssd_kernel *k) {
-    Mirror m;
-    bool narrow = false;
-    for (int i = 0; i < b->in.n; i++)
-        narrow |= b->in.v[i].view.dtype == SSD_BF16 || b->in.v[i].view.dtype == SSD_F16;
-    b->ms = NEWN(&b->c->arena, double, MOST);
-    ssd_status s = ssd_mirror_open(&m, k, b->args, b->n_args);
-    if (s != SSD_OK) return s;
-    ssd_cli_progress(b->c, "measuring the device");
-    b->rate = ssd_device_copy_rate(&m);
-    ssd_cli_progress(b->c, "timing for %.1f s", b->c->seconds);
-    s = ssd_mirror_time(&m, b->c->seconds, LEAST, MOST, b->ms, &b->n_ms);
-    if (s == SSD_OK) b->rate = fmax(b->rate, ssd_device_copy_rate(&m));
-    if (s == SSD_OK && b->rate <= 0)
-        s = ssd_fail(SSD_OUT_OF_MEMORY, "no memory to measure the device's copy rate with");
-    ssd_mirror_close(&m);
-    b->fma = ssd_device_peak(&ssd_cuda_driver()->device, narrow);
-    qsort(b->ms, (size_t)b->n_ms, sizeof *b->ms, by_value);
-    return s;
-}
-
-// Measured on as many threads and as many bytes, in front of the kernel and behind it: the better
-// counts.
-static bool measure_ceilings(Bench *b, int threads) {
-    ssd_cli_progress(b->c, "measuring the host");
-    Pool *p = ssd_pool_new(threads);
-    if (!p) return false;
-    b->fma = fmax(b->fma, ssd_ceiling_fma(p));
-    double rate = b->in_place ? ssd_ceiling_update(p, (size_t)(b->bytes / 2))
-                              : ssd_ceiling_copy(p, (size_t)b->bytes);
-    b->rate = fmax(b->rate, rate);
-    ssd_pool_free(p);
-    ssd_cli_progress(b->c, NULL);
-    return b->fma > 0 && b->rate > 0;
-}
-
-// --- The report --------------------------------------------------------------------------------
+// --- One run ------------------------------------------------------------------------------------
 static const char *scaled(char *s, size_t n, double v) {
     const char *unit = v >= 1e9 ? "G" : v >= 1e6 ? "M" : v >= 1e3 ? "k" : "";
     snprintf(s, n, "%.3g%s",
@@ -206,139 +89,229 @@ static const char *scaled(char *s, size_t n, double v) {
     return s;
 }
 
-static void report(const Bench *b, const ssd_kernel *k, int threads) {
-    const Cli *c = b->c;
-    double ms = b->ms[b->n_ms / 2], p20 = b->ms[b->n_ms / 5], p80 = b->ms[b->n_ms * 4 / 5],
-           s = 1e-3 * ms;
-    double tokens = (double)b->z.b * (b->graph->step ? 1 : (double)b->z.t);
-    double flop = tokens * b->cost.flop, heads = (double)b->cost.heads;
-    double t_mem = 1e-6 * b->bytes / b->rate, t_fma = 1e-6 * flop / b->fma,
-           floor_ms = fmax(t_mem, t_fma);
-    const char *brand = ssd_cpu_info()->brand, *limit = b->cuda ? "peak by its clock" : "fma";
-    const char *rate = b->in_place && !b->cuda ? "update in place" : "copy";
-    char shape[96], device[160];
-    int n = snprintf(shape, sizeof shape, "b=%lld", (long long)b->z.b);
-    if (!b->graph->step)
-        n += snprintf(shape + n, sizeof shape - (size_t)n, " t=%lld", (long long)b->z.t);
-    if (b->graph->packed)
-        n += snprintf(shape + n, sizeof shape - (size_t)n, " s=%lld", (long long)b->z.s);
-    if (b->z.dims) snprintf(shape + n, sizeof shape - (size_t)n, " %s", b->z.dims);
-    if (b->cuda)
-        snprintf(device, sizeof device, "%s", ssd_cuda_driver()->device.name);
-    else
-        snprintf(device, sizeof device, "%s, %d thread%s", *brand ? brand : "cpu", threads,
-                 threads == 1 ? "" : "s");
-    if (c->json) {
-        json_t *o =
-            json_pack("{s:s, s:s, s:s, s:s, s:o, s:s}", "spec", ssd_spec_name(b->spec), "target",
-                      c->target ? c->target : "cpu", "device", device, "mode", b->mode, "set",
-                      ssd_cli_set(shape), "schedule", ssd_kernel_schedule(k));
-        const struct {
-            const char *name;
-            double v;
-        } numbers[] = {{"ms", ms},
-                       {"ms_p20", p20},
-                       {"ms_p80", p80},
-                       {"tokens_per_s", tokens / s},
-                       {"token_heads_per_s", tokens * heads / s},
-                       {"gflops", 1e-9 * flop / s},
-                       {"gbs", 1e-9 * b->bytes / s},
-                       {"floor_ms", floor_ms},
-                       {"share", floor_ms / ms},
-                       {b->cuda ? "peak_gflops" : "fma_gflops", b->fma},
-                       {*rate == 'u' ? "update_gbs" : "copy_gbs", b->rate}};
-        for (size_t i = 0; i < COUNTOF(numbers); i++)
-            json_object_set_new(o, numbers[i].name, ssd_cli_number(numbers[i].v));
-        json_object_set_new(o, "runs", json_integer(b->n_ms));
-        ssd_cli_json(o);
-        return;
+static json_t *peers_json(const BenchRun *r) {
+    Peer peer[PEERS_MOST];
+    int n = ssd_bench_peers(r, peer, PEERS_MOST);
+    json_t *list = json_array();
+    for (int i = 0; i < n; i++) {
+        json_t *o = json_pack("{s:s}", "who", peer[i].who);
+        if (peer[i].ms > 0) json_object_set_new(o, "ms", ssd_cli_number(peer[i].ms));
+        if (peer[i].gbs > 0) json_object_set_new(o, "state_gbs", ssd_cli_number(peer[i].gbs));
+        json_array_append_new(list, o);
     }
-    char tps[32], thps[32];
-    printf("%s%s %s%s  %s  %s\n", ssd_cli_bold(c), ssd_spec_name(b->spec), b->mode,
-           ssd_cli_plain(c), shape, device);
-    printf("  schedule  %s\n", ssd_kernel_schedule(k));
-    printf("  time      %s%.4g ms%s  (p20 %.4g, p80 %.4g, %d runs%s)\n", ssd_cli_bold(c), ms,
-           ssd_cli_plain(c), p20, p80, b->n_ms, b->in_place ? ", states in place" : "");
-    printf("  speed     %s tokens/s, %s token-heads/s\n", scaled(tps, sizeof tps, tokens / s),
-           scaled(thps, sizeof thps, tokens * heads / s));
-    printf("            %.1f GFLOP/s of %.0f (%s), %.1f GB/s of %.0f (%s)\n", 1e-9 * flop / s,
-           b->fma, limit, 1e-9 * b->bytes / s, b->rate, rate);
-    printf("  floor     %.4g ms by %s: %s%.0f %%%s of it reached\n", floor_ms,
-           t_mem > t_fma ? "memory" : "arithmetic", ssd_cli_bold(c), 100 * floor_ms / ms,
-           ssd_cli_plain(c));
+    return list;
 }
 
-static int bench(Bench *b, const char *text) {
-    Cli *c = b->c;
-    int code = CLI_USAGE;
-    ssd_kernel *k = NULL;
-    ssd_context *ctx = ssd_cli_context(c);
-    if (!ctx) return CLI_USAGE;
-    ssd_compile_options o = ssd_cli_options(c, text, b->path, b->mode);
-    ssd_cli_progress(c, "compiling");
-    ssd_status s = ssd_child_compile(ctx, &o, &k);
-    if (s == SSD_OK) {
-        if (!bind(b, k)) goto done;
-        b->cuda = ssd_target_is_cuda(ssd_kernel_target(k));
-        if (!b->cuda) measure_ceilings(b, ssd_context_threads(ctx));
-        s = b->cuda ? measure_device(b, k) : repeat(b, k);
+static void print_json(const Cli *c, const BenchRun *r, const char *device) {
+    double s = 1e-3 * r->ms;
+    bool update = !r->cuda && r->in_place,
+         by_clock = r->cuda && !strcmp(r->peak_by, "peak by its clock");
+    json_t *o = json_pack("{s:s, s:s, s:s, s:s, s:o, s:s}", "spec", r->spec, "target",
+                          c->target ? c->target : "cpu", "device", device, "mode", r->mode, "set",
+                          ssd_cli_set(r->shape), "schedule", r->schedule);
+    const struct {
+        const char *name;
+        double v;
+    } numbers[] = {{"ms", r->ms},
+                   {"ms_p20", r->p20},
+                   {"ms_p80", r->p80},
+                   {"tokens_per_s", r->tokens / s},
+                   {"token_heads_per_s", r->tokens * r->heads / s},
+                   {"gflops", 1e-9 * r->flop / s},
+                   {"gbs", 1e-9 * r->bytes / s},
+                   {"state_gbs", 1e-9 * r->state_bytes / s},
+                   {"floor_ms", r->floor_ms},
+                   {"share", r->floor_ms / r->ms},
+                   {!r->cuda   ? "fma_gflops"
+                    : by_clock ? "peak_gflops"
+                               : "matmul_gflops",
+                    r->peak},
+                   {update ? "update_gbs" : "copy_gbs", r->rate}};
+    for (size_t i = 0; i < COUNTOF(numbers); i++)
+        json_object_set_new(o, numbers[i].name, ssd_cli_number(numbers[i].v));
+    json_object_set_new(o, "state", json_string(r->state ? ssd_dtype_name(r->state) : "none"));
+    json_object_set_new(o, "runs", json_integer(r->runs));
+    json_object_set_new(o, "origin", json_string(r->compiled ? "compiled" : "cache"));
+    json_object_set_new(o, "phases_ms", ssd_cli_phases(&r->phases));
+    json_object_set_new(o, "peers", peers_json(r));
+    ssd_cli_json(o);
+}
+
+static void print_peers(const BenchRun *r) {
+    Peer peer[PEERS_MOST];
+    int n = ssd_bench_peers(r, peer, PEERS_MOST);
+    for (int i = 0; i < n; i++)
+        if (peer[i].ms > 0)
+            printf("%s%s %.3f", i ? ", " : "", peer[i].who, peer[i].ms);
+        else
+            printf("%s%s %.0f GB/s", i ? ", " : "", peer[i].who, peer[i].gbs);
+}
+
+static void print_run(const Cli *c, const BenchRun *r, const char *device) {
+    double s = 1e-3 * r->ms;
+    char tps[32], thps[32];
+    printf("%s%s %s%s  %s  %s\n", ssd_cli_bold(c), r->spec, r->mode, ssd_cli_plain(c), r->shape,
+           device);
+    printf("  schedule  %s\n", r->schedule);
+    printf("  start     %s: ", r->compiled ? "compiled" : "from the cache");
+    ssd_cli_print_phases(stdout, &r->phases);
+    printf("\n  time      %s%.4g ms%s  (p20 %.4g, p80 %.4g, %d runs%s)\n", ssd_cli_bold(c), r->ms,
+           ssd_cli_plain(c), r->p20, r->p80, r->runs, r->in_place ? ", states in place" : "");
+    printf("  speed     %s tokens/s, %s token-heads/s\n", scaled(tps, sizeof tps, r->tokens / s),
+           scaled(thps, sizeof thps, r->tokens * r->heads / s));
+    printf("            %.1f GFLOP/s of %.0f (%s), %.1f GB/s of %.0f (%s)\n", 1e-9 * r->flop / s,
+           r->peak, r->peak_by, 1e-9 * r->bytes / s, r->rate, r->rate_by);
+    printf("  floor     %.4g ms by %s: %s%.0f %%%s of it reached\n", r->floor_ms,
+           r->memory_ms >= r->floor_ms ? "memory" : "arithmetic", ssd_cli_bold(c),
+           100 * r->floor_ms / r->ms, ssd_cli_plain(c));
+}
+
+// --- A table of runs ----------------------------------------------------------------------------
+static void print_head(const Cli *c, const char *mode) {
+    bool step = !strcmp(mode, "step");
+    printf("%s%-18s %9s %9s %9s %6s %9s %6s %10s%s  %s\n", ssd_cli_bold(c), mode, "ms", "p20",
+           "p80", "runs", "floor", "share", step ? "state GB/s" : "GB/s", ssd_cli_plain(c),
+           step ? "published" : "published, ms");
+}
+
+static void print_row(const Cli *c, const BenchRun *r, const BenchJob *j) {
+    bool step = !strcmp(r->mode, "step");
+    char label[64];
+    snprintf(label, sizeof label, "%s%s%s", j->label, step ? " " : "",
+             step ? ssd_dtype_name(r->state) : "");
+    printf("%-18s %9.4f %9.4f %9.4f %6d %9.4f %s%4.0f %%%s %10.0f  ", label, r->ms, r->p20, r->p80,
+           r->runs, r->floor_ms, ssd_cli_bold(c), 100 * r->floor_ms / r->ms, ssd_cli_plain(c),
+           1e-6 * (step ? r->state_bytes : r->bytes) / r->ms);
+    print_peers(r);
+    printf("\n%s    %s; %s", ssd_cli_dim(c), r->schedule, r->compiled ? "compiled: " : "");
+    ssd_cli_print_phases(stdout, &r->phases);
+    printf("%s\n", ssd_cli_plain(c));
+    fflush(stdout);
+}
+
+typedef struct Table {
+    Cli *c;
+    ssd_context *ctx;
+    const char *path, *text;
+    Limits limits;
+    const char *mode; // of the rows printed last
+    int code;
+} Table;
+
+static void row(Table *t, const BenchJob *j) {
+    BenchRun r;
+    char device[160];
+    int code = CLI_OK;
+    if (!ssd_bench_run(t->c, t->ctx, j, &t->limits, &r, &code)) {
+        t->code = code;
+        return;
     }
-    ssd_cli_progress(c, NULL);
-    if (s != SSD_OK) {
-        code = ssd_cli_fail(s, ssd_last_error());
-        goto done;
+    device_name(r.cuda, ssd_context_threads(t->ctx), device, sizeof device);
+    if (t->c->json) {
+        if (!t->mode) ssd_cli_json(device_facts(device, r.cuda, &t->limits));
+        print_json(t->c, &r, device);
+    } else {
+        if (!t->mode) print_device(device, r.cuda, &t->limits);
+        if (!t->mode || strcmp(t->mode, j->mode)) print_head(t->c, j->mode);
+        print_row(t->c, &r, j);
     }
-    if (!b->cuda && !measure_ceilings(b, ssd_context_threads(ctx))) {
-        ssd_cli_error("bench: no memory or threads to measure the host with");
-        goto done;
+    t->mode = j->mode;
+}
+
+// The same spec with bf16 states; NULL when the language or the spec has no room for that.
+static const char *with_bf16_state(Cli *c, const char *text, const char *dims) {
+    size_t n = strlen(text);
+    Arena scratch = {0};
+    Diag d = {.arena = &scratch};
+    if (!strncmp(text, "numerics:", 9) || strstr(text, "\nnumerics:")) return NULL;
+    const char *more = n && text[n - 1] == '\n' ? "" : "\n",
+               *out = ssd_arena_printf(&c->arena, "%s%snumerics: {state: bf16}\n", text, more);
+    Spec *s = ssd_spec_parse(&scratch, out, strlen(out), "", dims, &d);
+    ssd_arena_free(&scratch);
+    return s ? out : NULL;
+}
+
+// Without initial states, as peers are measured; they count as zero then.
+static const char *absent_states(Cli *c, const Spec *spec) {
+    const SpecTensor *in;
+    int n = ssd_spec_inputs(spec, "forward", &in);
+    const char *absent = c->absent ? c->absent : "";
+    for (int i = 0; i < n; i++)
+        if (in[i].is_state && in[i].optional && !ssd_host_listed(absent, in[i].name))
+            absent = ssd_arena_printf(&c->arena, "%s%s%s", absent, *absent ? " " : "", in[i].name);
+    return *absent ? absent : NULL;
+}
+
+static void table(Table *t, const Spec *spec, const BenchShape *shape, int n) {
+    const char *absent = absent_states(t->c, spec);
+    for (int i = 0; i < n; i++) {
+        const BenchShape *s = &shape[i];
+        BenchJob j = {.text = t->text,
+                      .path = t->path,
+                      .mode = s->step ? "step" : "forward",
+                      .z = s->z,
+                      .absent = s->step ? t->c->absent : absent,
+                      .label = s->label};
+        if (!ssd_spec_has_mode(spec, j.mode) || (t->c->mode && strcmp(t->c->mode, j.mode)))
+            continue;
+        row(t, &j);
+        if (s->step && (j.text = with_bf16_state(t->c, t->text, s->z.dims))) row(t, &j);
     }
-    report(b, k, ssd_context_threads(ctx));
-    code = CLI_OK;
-done:
-    ssd_cli_warn(ctx);
-    free(b->workspace);
-    ssd_kernel_destroy(k);
-    ssd_context_destroy(ctx);
-    return code;
+    if (!t->mode && !t->code) t->code = ssd_cli_error("bench: %s has none of these modes", t->path);
+}
+
+// --- The command --------------------------------------------------------------------------------
+// Is it a layer whose sizes may be chosen as peers' are?
+static bool free_dims(const char *text) {
+    Arena scratch = {0};
+    Diag d = {.arena = &scratch};
+    Spec *s = ssd_spec_parse(&scratch, text, strlen(text), "", "heads=80", &d);
+    const SpecTensor *in;
+    bool ok = s && !ssd_host_packed(in, ssd_spec_inputs(s, "forward", &in));
+    ssd_arena_free(&scratch);
+    return ok;
+}
+
+static int one(Cli *c, ssd_context *ctx, const char *text, const char *mode) {
+    BenchJob j = {
+        .text = text, .path = c->args[0], .mode = mode, .z = c->sizes, .absent = c->absent};
+    Limits limits = {0};
+    BenchRun r;
+    char device[160];
+    int code = CLI_OK;
+    if (!ssd_bench_run(c, ctx, &j, &limits, &r, &code)) return code;
+    device_name(r.cuda, ssd_context_threads(ctx), device, sizeof device);
+    if (c->json)
+        print_json(c, &r, device);
+    else
+        print_run(c, &r, device);
+    return CLI_OK;
 }
 
 int ssd_cmd_bench(Cli *c) {
     if (!ssd_cli_target(c)) return CLI_USAGE;
     size_t len = 0;
     const char *path = c->args[0];
+    BenchShape *shapes = NULL;
+    int n = 0;
     char *text = ssd_cli_read(c, path, &len);
     if (!text) return CLI_USAGE;
-    Bench b = {.c = c, .path = path, .z = c->sizes};
-    b.spec = ssd_cli_spec(c, text, len, path);
-    if (!b.spec) return CLI_NO;
-    b.mode = ssd_cli_mode(c, b.spec, path);
-    if (!b.mode) return CLI_USAGE;
-    Diag d = {.arena = &c->arena, .file = path, .source = text, .source_len = len};
-    Text why = {0};
-    int code = CLI_NO;
-    b.graph = ssd_spec_build(&c->arena, b.spec, b.mode, c->absent, &d);
-    if (!b.graph) {
-        ssd_diag_print(&d, &why);
-        ssd_cli_fail(SSD_INVALID_SPEC, why.s);
-        goto done;
-    }
-    b.cost = count(&c->arena, b.graph);
-    if (b.z.b < 0 || b.graph->packed) b.z.b = 1;
-    if (b.z.t < 0) b.z.t = 2048;
-    if (b.z.s < 0) b.z.s = 4;
-    const SpecTensor *in, *out;
-    int n_in = ssd_spec_inputs(b.spec, b.mode, &in), n_out = ssd_spec_outputs(b.spec, b.mode, &out);
-    if (!ssd_host_make(&c->arena, in, n_in, &b.z, c->absent, &b.in, &why) ||
-        !ssd_host_make(&c->arena, out, n_out, &b.z, c->absent, &b.out, &why)) {
-        code = ssd_cli_error("%s", why.s);
-        goto done;
-    }
-    ssd_cli_progress(c, "drawing inputs");
-    ssd_random_inputs(in, n_in, &b.in, b.z.t, (u64)c->seed);
-    code = bench(&b, text);
-done:
-    ssd_text_free(&why);
-    ssd_host_drop(&b.in);
-    ssd_host_drop(&b.out);
-    return code;
+    Spec *spec = ssd_cli_spec(c, text, len, path);
+    if (!spec) return CLI_NO;
+    const char *mode = ssd_cli_mode(c, spec, path), *list = c->shapes;
+    if (!mode) return CLI_USAGE;
+    bool cuda = c->target && (!strcmp(c->target, "cuda") || strncmp(c->target, "sm_", 3) == 0 ||
+                              ssd_target_is_cuda(c->target));
+    if (!list && cuda && !c->set && !c->mode && free_dims(text)) list = ssd_bench_shapes;
+    if (list && (n = ssd_bench_parse(c, list, &shapes)) < 0) return CLI_USAGE;
+    ssd_context *ctx = ssd_cli_context(c);
+    if (!ctx) return CLI_USAGE;
+    Table t = {.c = c, .ctx = ctx, .path = path, .text = text};
+    if (n)
+        table(&t, spec, shapes, n);
+    else
+        t.code = one(c, ctx, text, mode);
+    ssd_cli_warn(ctx);
+    ssd_context_destroy(ctx);
+    return t.code;
 }

@@ -15,6 +15,8 @@ static const char *const candidates[] = {
     "form=chunked q=64",
     "form=chunked q=128",
     "form=chunked q=256",
+    "form=chunked split=t1",
+    "form=chunked split=t4",
 };
 
 typedef struct Facts {

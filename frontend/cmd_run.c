@@ -224,6 +224,7 @@ static int launch(Run *r, const char *text, const Sizes *z) {
     double t0 = seconds();
     ssd_status s = ssd_child_compile(ctx, &o, &k);
     double t1 = seconds();
+    const Phases phases = ssd_phases();
     if (s != SSD_OK) {
         code = ssd_cli_fail(s, ssd_last_error());
         goto done;
@@ -246,6 +247,11 @@ static int launch(Run *r, const char *text, const Sizes *z) {
         goto done;
     }
     code = deliver(r);
+    if (c->json && !c->output)
+        ssd_cli_json(json_pack("{s:s, s:s, s:o, s:o}", "origin",
+                               phases.seconds[PHASE_CODE] > 0 ? "compiled" : "cache", "schedule",
+                               ssd_kernel_schedule(k), "run_ms", ssd_cli_number(1e3 * (t3 - t2)),
+                               "phases_ms", ssd_cli_phases(&phases)));
     if (c->progress)
         fprintf(stderr, "%s in %.1f ms, %s, ran in %.2f ms (first run)\n",
                 strcmp(ssd_kernel_origin(k), "cache") == 0 ? "loaded" : "compiled", 1e3 * (t1 - t0),

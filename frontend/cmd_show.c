@@ -34,7 +34,7 @@ static int unknown_pass(const char *flag, const char *name, size_t len) {
 
 // The last pass of a stage.
 static const char *last_pass(Stage at) {
-    return at == AT_TILE0 ? ssd_passes[find_pass("place", 5) - 1].name
+    return at == AT_TILE0 ? ssd_passes[find_pass("role", 4) - 1].name
                           : ssd_passes[ssd_pass_count - 1].name;
 }
 
@@ -168,8 +168,8 @@ static int show_spec(Cli *c, const char *path, const char *text, size_t len, Sta
     return CLI_OK;
 }
 
-// --- From text ---------------------------------------------------------------------------------
-// ----------------------------------------------------------------------------------------- The
+// --- From text ----------------------------------------------------------------------------------
+// The
 // first word that is not a comment decides: a tile text opens with "program".
 static bool is_tile_text(const char *s) {
     for (;;) {
@@ -264,9 +264,9 @@ static int show_text(Cli *c, const char *path, const char *text, size_t len, Sta
         if (!(d->all || d->before || d->after)) print_unit(&u);
         code = CLI_OK;
     } else if (c->at && at >= AT_SOURCE) {
-        code = u.prog && u.prog->stratum == 1
+        code = u.prog && u.prog->stratum >= 1
                    ? print_code(target, u.prog, at == AT_ASM)
-                   : ssd_cli_error("show: --at %s needs a program of stratum 1", c->at);
+                   : ssd_cli_error("show: --at %s needs a program of stratum 1 or 2", c->at);
     } else {
         print_unit(&u);
         code = CLI_OK;
@@ -288,7 +288,7 @@ int ssd_cmd_show(Cli *c) {
         if (strcmp(stages[i], c->at) == 0) at = i;
     if (c->at && strcmp(c->at, "tile2") == 0)
         return ssd_cli_error(
-            "show: tile2 (timed programs) comes with the GPU; tile1 is the last stage of a CPU");
+            "show: --at tile1 prints what is emitted: T2 for a GPU's kernels of roles, T1 else");
     if (at < 0) {
         int k = ssd_nearest(c->at, stages, COUNTOF(stages));
         return ssd_cli_error("show: no stage '%s'; %s%s%s", c->at,

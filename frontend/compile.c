@@ -21,7 +21,7 @@ static ssd_status fail_text(ssd_status code, const char *what, Text *why) {
     return st;
 }
 
-static ssd_status front(Arena *a, const ssd_compile_options *o, Compiled *out) {
+static ssd_status read_spec(Arena *a, const ssd_compile_options *o, Compiled *out) {
     const char *file = o->spec_name ? o->spec_name : "<spec>";
     const char *mode = o->mode ? o->mode : "forward";
     size_t n = strlen(o->spec);
@@ -37,11 +37,19 @@ static ssd_status front(Arena *a, const ssd_compile_options *o, Compiled *out) {
     return out->unit.graph ? SSD_OK : fail_diag(&d);
 }
 
+static ssd_status front(Arena *a, const ssd_compile_options *o, Compiled *out) {
+    PhaseMark begun = ssd_phase_begin();
+    ssd_status s = read_spec(a, o, out);
+    ssd_phase_end(PHASE_SPEC, begun);
+    return s;
+}
+
 // Runs the passes. When the tiles of a chunk exceed what a block of the machine may hold, and the
 // schedule left the choice to us: shorter chunks, then the recurrence, in smaller and smaller
 // blocks.
 static bool lower(Unit *u, const char *to, PassHook *hook, void *hook_ctx) {
     const Schedule asked = u->schedule;
+    PhaseMark begun = ssd_phase_begin();
     bool ok = ssd_pass_run(u, NULL, to, hook, hook_ctx);
     while (!ok && u->refused == REASON_SCRATCH) {
         Schedule tried = u->schedule, next = asked;
@@ -60,6 +68,7 @@ static bool lower(Unit *u, const char *to, PassHook *hook, void *hook_ctx) {
         u->schedule = next;
         ok = ssd_pass_run(u, "form", to, hook, hook_ctx);
     }
+    ssd_phase_end(PHASE_PASSES, begun);
     return ok;
 }
 
@@ -95,8 +104,10 @@ ssd_status ssd_compile_spec(Arena *a, const ssd_compile_options *o, const char *
     i64 *scratch = NEWN(a, i64, u->prog->kernels.n);
     const void *code;
     size_t size;
-    if (!t->emit(a, u->prog, m, &code, &size, scratch, &why))
-        return fail_text(SSD_INTERNAL, "code generation: ", &why);
+    PhaseMark begun = ssd_phase_begin();
+    bool emitted = t->emit(a, u->prog, m, &code, &size, scratch, &why);
+    ssd_phase_end(PHASE_CODE, begun);
+    if (!emitted) return fail_text(SSD_INTERNAL, "code generation: ", &why);
     ssd_artifact_from_prog(a, u->prog, o->mode ? o->mode : "forward", m->target, scratch, art);
     art->code = code;
     art->code_size = size;

@@ -13,7 +13,7 @@ static ssd_status call(int error, const char *what) {
     return error ? ssd_cuda_fail(error, "%s", what) : SSD_OK;
 }
 
-// --- Memory --------------------------------------------------------------------------------------
+// --- Memory -------------------------------------------------------------------------------------
 static size_t bytes_of(const ssd_tensor *t) {
     size_t n = ssd_dtype_size(t->dtype);
     for (int d = 0; d < t->rank; d++) n *= (size_t)t->dims[d];
@@ -93,7 +93,7 @@ void ssd_mirror_close(Mirror *m) {
     *m = (Mirror){0};
 }
 
-// --- A launch ------------------------------------------------------------------------------------
+// --- A launch -----------------------------------------------------------------------------------
 ssd_status ssd_mirror_launch(Mirror *m) {
     void *ws = m->ws_bytes ? (void *)(uintptr_t)m->copy[m->n_copies - 1].at : NULL;
     return ssd_launch_on(m->kernel, m->args, m->n_args, ws, m->ws_bytes, m->stream);
@@ -136,7 +136,7 @@ ssd_status ssd_device_launch(ssd_kernel *k, const ssd_arg *args, int n) {
     return s;
 }
 
-// --- Time ----------------------------------------------------------------------------------------
+// --- Time ---------------------------------------------------------------------------------------
 typedef struct Timer {
     const CudaApi *api;
     CuHandle stream, graph, exec, from, to;
@@ -212,44 +212,4 @@ ssd_status ssd_mirror_time(Mirror *m, double seconds, int least, int most, doubl
     if (!s) s = call(t.api->StreamSynchronize(t.stream), "running the kernel");
     stop(&t);
     return s;
-}
-
-// --- Ceilings
-// -------------------------------------------------------------------------------------- The best
-// of some copies between two buffers that are several times the L2 cache.
-double ssd_device_copy_rate(Mirror *m) {
-    enum { ROUNDS = 12 };
-    const CudaApi *api = m->api;
-    size_t bytes = (size_t)MAX(8 * ssd_cuda_driver()->device.l2, (i64)256 << 20);
-    CuPtr a = 0, b = 0;
-    CuHandle from = NULL, to = NULL;
-    double best = (double)INFINITY;
-    int e = api->MemAlloc(&a, bytes);
-    if (!e) e = api->MemAlloc(&b, bytes);
-    if (!e) e = api->EventCreate(&from, 0);
-    if (!e) e = api->EventCreate(&to, 0);
-    if (!e) e = api->MemsetD8Async(a, 0, bytes, m->stream);
-    for (int i = 0; !e && i < ROUNDS; i++) {
-        float ms = 0;
-        e = api->EventRecord(from, m->stream);
-        if (!e) e = api->MemcpyDtoDAsync(b, a, bytes, m->stream);
-        if (!e) e = api->EventRecord(to, m->stream);
-        if (!e) e = api->EventSynchronize(to);
-        if (!e) e = api->EventElapsedTime(&ms, from, to);
-        if (i && ms > 0) best = fmin(best, (double)ms);
-    }
-    if (from) api->EventDestroy(from);
-    if (to) api->EventDestroy(to);
-    if (a) api->MemFree(a);
-    if (b) api->MemFree(b);
-    return e || isinf(best) ? 0 : 1e-6 * 2 * (double)bytes / best;
-}
-
-double ssd_device_peak(const CudaDevice *d, bool tensor_cores) {
-    for (int i = 0; i < ssd_cuda_arch_count; i++) {
-        const CudaArch *a = &ssd_cuda_archs[i];
-        if (strcmp(a->target, d->target)) continue;
-        return 1e-6 * (tensor_cores ? a->tensor_flop : a->f32_flop) * d->sms * d->clock_khz;
-    }
-    return 0;
 }

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// Launches with tensors of host memory, whatever the target: a kernel for a CUDA device gets copies in device
-// memory, between guard bytes that must be whole afterwards, and its outputs are copied back.
+// Launches with tensors of host memory, whatever the target: a kernel for a CUDA device gets copies
+// in device memory, between guard bytes that must be whole afterwards, and its outputs are copied
+// back.
 #ifndef SSD_FRONTEND_DEVICE_H
 #define SSD_FRONTEND_DEVICE_H
 
 #include "../runtime/device_cuda.h"
 
-// Launches once and waits. Outputs must hold their poison before: a kernel for CUDA starts from a copy of it.
-// SSD_INTERNAL when something outside of the outputs was written; else as ssd_launch.
+// Launches once and waits. Outputs must hold their poison before: a kernel for CUDA starts from a
+// copy of it. SSD_INTERNAL when something outside of the outputs was written; else as ssd_launch.
 ssd_status ssd_device_launch(ssd_kernel *k, const ssd_arg *args, int n);
 
 // A piece of device memory with its guards, and the host memory it is a copy of.
@@ -16,35 +17,33 @@ typedef struct Copy {
     void *host;
     bool output;
     size_t bytes;
-    CuPtr base, at;  // of the allocation, and of the first byte behind the guard
+    CuPtr base, at; // of the allocation, and of the first byte behind the guard
 } Copy;
 
-// All memory of a launch on a CUDA device. Between open and close the calling thread has a current context.
+// All memory of a launch on a CUDA device. Between open and close the calling thread has a current
+// context.
 typedef struct Mirror {
     ssd_kernel *kernel;
     const CudaApi *api;
     CudaScope scope;
     CuHandle stream;
-    Copy *copy;  // one for each piece of host memory, then the workspace
+    Copy *copy; // one for each piece of host memory, then the workspace
     int n_copies;
-    ssd_arg *args;  // those given, with device memory
+    ssd_arg *args; // those given, with device memory
     int n_args;
     size_t ws_bytes;
 } Mirror;
-// Allocates and copies in, outputs too; the workspace is filled with NaN. On failure there is nothing to
-// close.
+// Allocates and copies in, outputs too; the workspace is filled with NaN. On failure there is
+// nothing to close.
 ssd_status ssd_mirror_open(Mirror *m, ssd_kernel *k, const ssd_arg *args, int n);
-ssd_status ssd_mirror_launch(Mirror *m);  // enqueues on m->stream
-ssd_status ssd_mirror_fetch(Mirror *m);   // waits, looks at the guards, copies outputs back
+ssd_status ssd_mirror_launch(Mirror *m); // enqueues on m->stream
+ssd_status ssd_mirror_fetch(Mirror *m);  // waits, looks at the guards, copies outputs back
 void ssd_mirror_close(Mirror *m);
 
-// Times a launch, captured into a graph and replayed with the L2 cache flushed before each: milliseconds, in
-// the order they were measured; at least `least`, at most `most` and about `seconds` long in all.
-ssd_status ssd_mirror_time(Mirror *m, double seconds, int least, int most, double *out_ms, int *out_n);
-
-// What the device can do: bytes read plus written a second by its own copies, GB/s, measured now (0: not
-// possible); and its multiply-adds, GFLOP/s, from clock and a table of architectures, not measured.
-double ssd_device_copy_rate(Mirror *m);
-double ssd_device_peak(const CudaDevice *d, bool tensor_cores);
+// Times a launch, captured into a graph and replayed with the L2 cache flushed before each:
+// milliseconds, in the order they were measured; at least `least`, at most `most` and about
+// `seconds` long in all.
+ssd_status ssd_mirror_time(Mirror *m, double seconds, int least, int most, double *out_ms,
+                           int *out_n);
 
 #endif

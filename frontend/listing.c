@@ -228,13 +228,34 @@ static void check_modes(Lister *l) {
 // --- Roles --------------------------------------------------------------------------------------
 // Bits say on which way a value goes into an operator. They flow from users to operands, lets in
 // reverse order.
-enum { ROLE_QUERY = 1, ROLE_DECAY = 2, ROLE_SOFTPLUS = 4, ROLE_EXP = 8 };
+enum {
+    ROLE_QUERY = 1,
+    ROLE_DECAY = 2,
+    ROLE_SOFTPLUS = 4,
+    ROLE_EXP = 8,
+    ROLE_RATE = 16, // a layer's rate times a token's step
+    ROLE_STEP = 32
+};
+
+static const Input *input_of(const Spec *s, const Expr *e) {
+    const Symbol *sym = e->kind == E_NAME && e->symbol >= 0 ? &s->symbols.v[e->symbol] : NULL;
+    return sym && sym->kind == SYM_INPUT ? &s->inputs.v[sym->index] : NULL;
+}
+
+// A * dt: of two inputs multiplied in a decay, one known for each token is the step.
+static u32 factor_role(const Spec *s, const Expr *product, int i) {
+    const Input *me = input_of(s, product->args[i]), *other = input_of(s, product->args[1 - i]);
+    if (!me || !other || ((me->axes ^ other->axes) & BIT(AXIS_T)) == 0) return 0;
+    return me->axes & BIT(AXIS_T) ? ROLE_STEP : ROLE_RATE;
+}
 
 static void flow(Spec *s, const Expr *e, u32 roles) {
     if (!roles) return;
     if (e->kind == E_NAME && e->symbol >= 0) s->symbols.v[e->symbol].roles |= roles;
+    bool product = e->kind == E_FN && e->fn == FN_MUL && roles & ROLE_DECAY;
     if (e->kind == E_FN)
-        for (int i = 0; i < e->nargs; i++) flow(s, e->args[i], roles);
+        for (int i = 0; i < e->nargs; i++)
+            flow(s, e->args[i], roles | (product ? factor_role(s, e, i) : 0));
     if (e->kind != E_CALL) return;
     const Func *f = &ssd_funcs[e->func];
     bool arith = f->kind == CALL_FN && (f->fn == FN_MIN || f->fn == FN_MAX || f->fn == FN_CLAMP);
@@ -263,6 +284,8 @@ static const char *hint(const Input *in, u32 roles) {
     bool per_token = in->axes & BIT(AXIS_T);
     if (roles & ROLE_SOFTPLUS) return "dt";
     if (roles & ROLE_EXP && !per_token) return "A_log";
+    if (roles & ROLE_STEP) return "step";
+    if (roles & ROLE_RATE) return "rate";
     if (roles & ROLE_DECAY) return "decay";
     if (roles & ROLE_QUERY) return "small";
     return "normal";
@@ -282,7 +305,8 @@ static void tensor_axes(const Spec *s, SpecTensor *t, const u8 *ax, int naxes, M
 }
 
 static SpecTensor state_tensor(Lister *l, const State *st, const char *name, Mode mode) {
-    SpecTensor t = {.name = name, .dtype = SSD_F32, .is_state = true, .hint = st->hint};
+    SpecTensor t = {.name = name, .is_state = true, .hint = st->hint};
+    t.dtype = ssd_spec_state_dtype(l->spec, st);
     t.optional = mode == MODE_FORWARD;
     t.automatic = st->automatic;
     for (int i = 0; i < st->naxes; i++) {

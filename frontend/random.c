@@ -113,6 +113,10 @@ static void fill(const SpecTensor *st, HostTensor *h, i64 t, bool separate_bias,
             v = log(1 + 15 * spread(h, i));
         else if (dt && !tokens)
             v = dt_bias(spread(h, i));
+        else if (hinted(st, "rate"))
+            v = -(1 + 15 * spread(h, i));
+        else if (hinted(st, "step"))
+            v = log1p(exp(0.5 * ssd_random_normal(&r) + dt_bias(spread(h, i))));
         else if (hinted(st, "decay"))
             v = -0.001 * pow(100, ssd_random_uniform(&r));
         else

@@ -571,7 +571,7 @@ static const struct {
     size_t field;
 } numerics[] = {
     {"accumulate", "f32", "bf16 f16", offsetof(Numerics, accumulate)},
-    {"state", "f32", "bf16 f16", offsetof(Numerics, state)},
+    {"state", "f32 bf16 f16", "", offsetof(Numerics, state)},
     {"matmul", "native tf32 tf32x3 f32", "", offsetof(Numerics, matmul)},
     {"cumsum", "plain split", "", offsetof(Numerics, cumsum)},
     {"decay", "nonpositive any", "", offsetof(Numerics, decay)},

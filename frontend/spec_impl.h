@@ -131,6 +131,12 @@ struct Spec {
     VEC(SpecTensor) ins[2], outs[2]; // by mode
 };
 
+// `numerics: {state: ..}` speaks of operators; windows and sums are f32.
+static inline ssd_dtype ssd_spec_state_dtype(const Spec *s, const State *st) {
+    static const ssd_dtype of[] = {SSD_F32, SSD_BF16, SSD_F16};
+    return st->owner ? SSD_F32 : of[s->numerics.state];
+}
+
 // Functions of the expression language.
 typedef enum {
     CALL_FN, // a scalar function, by axis name

@@ -37,9 +37,13 @@ static const Command commands[] = {
      "inputs and every output compared with the spec evaluated in double as a recurrence; that\n"
      "one is compared with the dense matrix first. Exit 1 when any output is over its bound.\n"
      "--target ref runs the lowered program in the interpreter instead (ref1: after placing)."},
-    {"bench", "SPEC", "TsMSRajpeC", 1, 1, ssd_cmd_bench, "time a kernel and compare with what the host can do",
+    {"bench", "SPEC", "TsMSRajpeCH", 1, 1, ssd_cmd_bench, "time a kernel and compare with what the machine can do",
      "Warms up, then repeats for at least --seconds. The floor is what compulsory traffic or\n"
-     "arithmetic would take at rates measured in the same run with the same threads."},
+     "arithmetic would take at rates measured in the same run with the same threads; on a GPU,\n"
+     "with cuBLAS where it is installed.\n"
+     "--shapes makes a table, with published figures of other kernels for the same work beside it:\n"
+     "batch x tokens x heads, then g, p, n for groups, head_dim and state_size; step: batch x\n"
+     "heads. On a GPU, with neither --set nor --mode, the table of published shapes is made."},
     {"explain", "SPEC", "TsMSaj", 1, 1, ssd_cmd_explain, "schedules of a spec: chosen, possible, refused and why",
      "Each candidate is lowered as far as it goes without generating code."},
     {"targets", "", "j", 0, 0, ssd_cmd_targets, "what code can be generated for", NULL},
@@ -82,6 +86,7 @@ static const Flag flags[] = {
     {'t', "time",      0,   F_BOOL, AT(time),      NULL, "time by pass, on stderr"},
     {'p', "threads",   'p', F_INT,  AT(threads),   "N", "worker threads (default: SSD_THREADS, else all cores)"},
     {'e', "seconds",   0,   F_REAL, AT(seconds),   "S", "time to repeat for (default: 0.5)"},
+    {'H', "shapes",    0,   F_TEXT, AT(shapes),    "1x4096x80,step16,..", "a table: 4x8192x128g8, stepBxH"},
     {'j', "json",      'j', F_BOOL, AT(json),      NULL, "one JSON object a line"},
     {'C', "cache-dir", 0,   F_TEXT, AT(cache_dir), "DIR", "instead of SSD_CACHE_DIR or ~/.cache/ssdc; '' for none"},
 };

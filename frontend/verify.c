@@ -278,7 +278,7 @@ ssd_status ssd_trial_run(Trial *t, ssd_context *ctx, const char *target, const c
                                      : run_kernel(t, ctx, target, schedule, why);
 }
 
-// --- Bounds --------------------------------------------------------------------------------------
+// --- Bounds -------------------------------------------------------------------------------------
 // By the output's own dtype: CPU kernels widen what they load and compute in f32, so nothing but
 // the store of a narrow output rounds. A target whose products round their operands is bounded by
 // the narrowest of them.
@@ -325,8 +325,8 @@ TrialError ssd_trial_error(const Trial *t, int i) {
     return e;
 }
 
-// --- A spec as a whole -------------------------------------------------------------------------
-// --------------------------------------------------------------------------------- Both are sums
+// --- A spec as a whole --------------------------------------------------------------------------
+// Both are sums
 // of the same terms in double; the dense one forms e^(cs_i - cs_j), whose exponents lose |cs| *
 // 1e-16, and a division by a small normaliser may enlarge that.
 static const double meanings_bound = 1e-9;
@@ -339,6 +339,8 @@ static const char *const forward_schedules[] = {
     "form=chunked q=17",
     "form=chunked q=64",
     "form=chunked q=128",
+    "form=chunked q=8 split=t3",
+    "form=chunked q=64 split=t2",
 };
 
 typedef struct Walk {
@@ -356,7 +358,9 @@ static void emit(Walk *w, VerifyLine *l, Trial *t) {
     w->sink->line(w->sink->ctx, l);
 }
 
-static const char *form_of(const Schedule *s) { return ssd_form_name(s->form); }
+static const char *form_of(const Schedule *s) {
+    return ssd_schedule_splits(s) ? "segments" : ssd_form_name(s->form);
+}
 
 // One schedule of a trial: a line for every output, or one that says why there is none. Silent when
 // the schedule comes to the same as `chosen`, the compiler's own, which was tried first.

@@ -32,7 +32,7 @@ struct ssd_kernel {
     const char *origin;
 };
 
-// --- Context -------------------------------------------------------------------------------------
+// --- Context ------------------------------------------------------------------------------------
 
 static void set_warning(ssd_context *c, const char *s) {
     if (!*s) return;
@@ -108,7 +108,7 @@ const char *ssd_context_warning(const ssd_context *c) {
     return copy;
 }
 
-// --- Key -----------------------------------------------------------------------------------------
+// --- Key ----------------------------------------------------------------------------------------
 
 // One line "name words", blanks of any kind being one space: no option can imitate another's line.
 static void put_option(Text *key, const char *name, const char *value) {
@@ -142,10 +142,10 @@ static ssd_status find_target(const char *target, const char **out, bool *out_ru
     return ssd_fail(ssd_cuda_driver()->status, "target cuda: %s", ssd_cuda_driver()->why);
 }
 
-// The version of NVRTC, which the build does not fix; "none" finds what was cached without it.
-static const char *nvrtc_version(void) {
-    const Nvrtc *n = ssd_nvrtc(NULL);
-    return n ? n->version : "none";
+// Which NVRTC, as our own build does not fix it; "none" finds what was cached without it.
+static const char *nvrtc_build(void) {
+    const char *build = ssd_nvrtc_build();
+    return build ? build : "none";
 }
 
 ssd_status ssd_compile_key(Arena *a, const ssd_compile_options *o, char **out_key,
@@ -166,7 +166,7 @@ ssd_status ssd_compile_key(Arena *a, const ssd_compile_options *o, char **out_ke
     ssd_text_printf(&key, "ssdc key %d\nversion %s\nemitter %s\n", SSD_CACHE_SCHEMA, SSD_VERSION,
                     SSD_EMITTER_VERSION);
     put_option(&key, "target", target);
-    if (ssd_target_is_cuda(target)) put_option(&key, "nvrtc", nvrtc_version());
+    if (ssd_target_is_cuda(target)) put_option(&key, "nvrtc", nvrtc_build());
     put_option(&key, "mode", o->mode && *o->mode ? o->mode : "forward");
     put_option(&key, "schedule", o->schedule);
     put_option(&key, "dims", o->dims);
@@ -182,7 +182,7 @@ ssd_status ssd_compile_key(Arena *a, const ssd_compile_options *o, char **out_ke
     return SSD_OK;
 }
 
-// --- Kernels -------------------------------------------------------------------------------------
+// --- Kernels ------------------------------------------------------------------------------------
 
 ssd_status ssd_target_check(const char *target) {
     bool runs;
@@ -200,7 +200,9 @@ ssd_status ssd_target_check(const char *target) {
 static ssd_status load_code(ssd_kernel *k, ssd_status if_bad) {
     Text why = {0};
     if (ssd_target_is_cuda(k->art.target)) return ssd_cuda_load(&k->art, &k->cuda);
+    PhaseMark begun = ssd_phase_begin();
     k->cpu = ssd_cpu_load(&k->art, &why);
+    ssd_phase_end(PHASE_LOAD, begun);
     if (!k->cpu) ssd_fail(if_bad, "%s", why.s ? why.s : "out of memory");
     ssd_text_free(&why);
     return k->cpu ? SSD_OK : if_bad;
@@ -260,10 +262,15 @@ static ssd_status run_compiler(ssd_kernel *k, const ssd_compile_options *o) {
 static ssd_status get_or_compile(ssd_kernel *k, const ssd_compile_options *o, Cache *cache) {
     char *key;
     size_t len;
+    PhaseMark begun = ssd_phase_begin();
     ssd_status s = ssd_compile_key(&k->arena, o, &key, &len);
     if (!s) s = ssd_target_check(o->target);
+    ssd_phase_end(PHASE_KEY, begun);
     if (s) return s;
-    if (ssd_cache_get(cache, &k->arena, key, len, &k->art)) {
+    begun = ssd_phase_begin();
+    bool there = ssd_cache_get(cache, &k->arena, key, len, &k->art);
+    ssd_phase_end(PHASE_CACHE, begun);
+    if (there) {
         k->origin = "cache";
         if (!load_code(k, SSD_INTERNAL)) return SSD_OK;
         snprintf(cache->warning, sizeof cache->warning, "a cache entry is ignored: %.400s",
@@ -367,7 +374,7 @@ ssd_status ssd_kernel_param(const ssd_kernel *k, int i, ssd_param *out_param) {
     return SSD_OK;
 }
 
-// --- Launch --------------------------------------------------------------------------------------
+// --- Launch -------------------------------------------------------------------------------------
 
 static ssd_status check_call(const ssd_kernel *k, const ssd_arg *args, int n_args) {
     if (!k) return ssd_fail(SSD_INVALID_ARGUMENT, "kernel is NULL");

@@ -6,7 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-// --- Arena ---------------------------------------------------------------------------------------
+// --- Arena --------------------------------------------------------------------------------------
 
 typedef struct ArenaBlock {
     struct ArenaBlock *next;
@@ -94,7 +94,7 @@ void *ssd_vec_grow(Arena *a, void *v, u32 *cap, size_t item) {
     return p;
 }
 
-// --- Text ----------------------------------------------------------------------------------------
+// --- Text ---------------------------------------------------------------------------------------
 // Without memory a text becomes empty and stays so (cap says it): a message may be lost, but
 // nothing is ever silently cut in the middle.
 
@@ -144,7 +144,7 @@ void ssd_text_free(Text *t) {
     *t = (Text){0};
 }
 
-// --- Hash, nearest name, bugs --------------------------------------------------------------------
+// --- Hash, nearest name, bugs -------------------------------------------------------------------
 
 u64 ssd_hash(const void *p, size_t n, u64 seed) {
     const u8 *s = p;

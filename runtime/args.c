@@ -17,7 +17,7 @@ SSD_PRINTF(2, 3) static bool bad(const char *name, const char *fmt, ...) {
     return false;
 }
 
-// --- Names ---------------------------------------------------------------------------------------
+// --- Names --------------------------------------------------------------------------------------
 
 static int find_param(const Artifact *art, const char *name, int hint) {
     if (hint < art->n_params && !strcmp(art->params[hint].name, name)) return hint;
@@ -56,7 +56,7 @@ static bool match(const Artifact *art, const ssd_arg *args, int n, const ssd_arg
     return true;
 }
 
-// --- Types and shapes ----------------------------------------------------------------------------
+// --- Types and shapes ---------------------------------------------------------------------------
 
 static bool check_type(const ArtTensor *p, const ssd_tensor *t) {
     if (t->dtype != p->dtype)
@@ -81,7 +81,7 @@ static bool read_symbols(const Artifact *art, const ssd_arg **given, i64 *sym) {
 }
 
 typedef struct Symbols {
-    const char *name[ART_MAX_SYMS];
+    const char *name[ART_MAX_SYMS + 1];
     const i64 *value;
     int n;
 } Symbols;
@@ -116,7 +116,7 @@ static bool check_dims(const Artifact *art, const Symbols *s, const ArtTensor *p
     return true;
 }
 
-// --- Memory --------------------------------------------------------------------------------------
+// --- Memory -------------------------------------------------------------------------------------
 
 // The bytes a tensor touches: [low, high]; none when it has no elements.
 typedef struct Extent {
@@ -258,7 +258,7 @@ static bool check_memory(const Artifact *art, const ssd_arg **given, const Exten
     return true;
 }
 
-// --- Packed sequences ----------------------------------------------------------------------------
+// --- Packed sequences ---------------------------------------------------------------------------
 
 // Kernels index by these values: cu_seqlens[0] = 0, never falling, the last one t.
 static bool check_offsets(const Artifact *art, const ArtTensor *p, const ssd_tensor *t,
@@ -281,11 +281,29 @@ static bool check_offsets(const Artifact *art, const ArtTensor *p, const ssd_ten
     return true;
 }
 
-// --- Plan, workspace, grids ----------------------------------------------------------------------
+// --- Plan, workspace, grids ---------------------------------------------------------------------
 
 enum { WS_ALIGN = 64 };
 
-static bool choose_plan(const Artifact *art, const Symbols *s, Launch *l) {
+// Do all elements follow each other, from a multiple of 16 bytes on?
+static bool is_dense(const Launch *l, int i) {
+    const i64 *stride = l->stride + i * SSD_MAX_RANK, *dim = l->dim + i * SSD_MAX_RANK;
+    i64 dense = 1;
+    for (int d = l->art->params[i].rank - 1; d >= 0; d--) {
+        if (stride[d] != dense) return false;
+        dense *= dim[d];
+    }
+    return (uintptr_t)l->ptr[i] % 16 == 0;
+}
+
+static bool choose_plan(const Artifact *art, const Symbols *sizes, Launch *l) {
+    i64 value[ART_MAX_SYMS + 1];
+    Symbols with_dense = *sizes, *s = &with_dense;
+    memcpy(value, sizes->value, (size_t)sizes->n * sizeof *value);
+    value[s->n] = true;
+    for (int i = 0; i < art->n_params; i++) value[s->n] &= is_dense(l, i);
+    s->value = value;
+    s->name[s->n++] = ART_DENSE;
     for (int i = 0; i < art->n_plans && !l->plan; i++) {
         i64 holds;
         if (!eval("plan", art->plans[i].when, s, &holds)) return false;
@@ -331,7 +349,7 @@ static bool size_grids(const Symbols *s, Launch *l) {
     return true;
 }
 
-// --- The whole -----------------------------------------------------------------------------------
+// --- The whole ----------------------------------------------------------------------------------
 
 static bool allocate(Launch *l) {
     int ws = 0;

@@ -18,11 +18,16 @@ static void put_dims(Text *out, const ArtTensor *t) {
     for (int d = 0; d < t->rank; d++) put_formula(out, t->dim[d]);
 }
 
-// What a kernel of a CUDA target says besides: the rest of its line, and the next one.
+// What a kernel of a CUDA target says besides: the rest of its line, and the next ones.
 static void put_cuda(Text *out, const ArtKernel *k) {
     if (!k->threads) return;
     ssd_text_printf(out, " %d\ntakes", k->threads);
     for (int i = 0; i < k->n_takes; i++) ssd_text_printf(out, " %d", k->takes[i]);
+    for (int i = 0; i < k->n_maps; i++) {
+        const ArtMap *m = &k->maps[i];
+        ssd_text_printf(out, "\nmap %d swizzle %d box", m->take, m->swizzle);
+        for (int d = 0; d < m->rank; d++) ssd_text_printf(out, " %d", m->box[d]);
+    }
 }
 
 static void put_plan(Text *out, const ArtPlan *p) {
@@ -83,9 +88,10 @@ typedef struct Reader {
     VEC(ArtSym) syms;
     VEC(ArtTensor) params;
     VEC(ArtPlan) plans;
-    VEC(ArtTensor) ws;      // of the plan being read
-    VEC(ArtKernel) kernels; // likewise
-    const char *sym_name[ART_MAX_SYMS];
+    VEC(ArtTensor) ws;                      // of the plan being read
+    VEC(ArtKernel) kernels;                 // likewise
+    VEC(ArtMap) maps;                       // of the kernel being read
+    const char *sym_name[ART_MAX_SYMS + 1]; // and ART_DENSE
 } Reader;
 
 SSD_PRINTF(2, 3) static bool fail(Reader *r, const char *fmt, ...) {
@@ -111,15 +117,16 @@ static i64 number(const char *s, i64 most) {
     return v <= most ? v : -1;
 }
 
-static bool read_formula(Reader *r, const char *f) {
+static bool read_formula_of(Reader *r, const char *f, int syms) {
     i64 unused;
     if (r->bad) return false;
     Text why = {0};
-    bool ok = ssd_formula_eval(f, r->sym_name, NULL, (int)r->syms.n, &unused, &why);
+    bool ok = ssd_formula_eval(f, r->sym_name, NULL, syms, &unused, &why);
     if (!ok) fail(r, "%s", why.s ? why.s : "formula");
     ssd_text_free(&why);
     return ok;
 }
+static bool read_formula(Reader *r, const char *f) { return read_formula_of(r, f, (int)r->syms.n); }
 
 static bool read_dims(Reader *r, ArtTensor *t, int from, int to) {
     if (to - from > SSD_MAX_RANK)
@@ -180,9 +187,31 @@ static bool read_param(Reader *r) { // param NAME in|out DTYPE DIM... [alias NAM
     return !r->bad;
 }
 
+static const ArtTensor *taken(const Reader *r, const ArtKernel *k, int i) {
+    u32 t = (u32)k->takes[i];
+    return t < r->params.n ? &r->params.v[t] : &r->ws.v[t - r->params.n];
+}
+
+// A map fits its tensor, and its box what TMA can copy.
+static bool check_map(Reader *r, const ArtKernel *k, int i) {
+    const ArtMap *m = &k->maps[i];
+    if (m->take >= k->n_takes)
+        return fail(r, "map %d of kernel '%s' is of tensor %d of %d", i, k->symbol, m->take,
+                    k->n_takes);
+    const ArtTensor *t = taken(r, k, m->take);
+    if (m->rank != t->rank)
+        return fail(r, "map %d of kernel '%s' has a box of rank %d, '%s' has rank %d", i, k->symbol,
+                    m->rank, t->name, t->rank);
+    i64 row = m->box[0] * (i64)ssd_dtype_size(t->dtype);
+    if (row % 16 || (m->swizzle && row > m->swizzle))
+        return fail(r, "map %d of kernel '%s' has rows of %lld bytes", i, k->symbol,
+                    (long long)row);
+    return true;
+}
+
 // The tensors of a CUDA kernel's argument: there, once each, and not more than an argument holds.
 static bool check_takes(Reader *r, const ArtKernel *k) {
-    int rank[ART_MAX_TENSORS], params = (int)r->params.n, all = params + (int)r->ws.n;
+    int rank[ART_MAX_TENSORS], all = (int)(r->params.n + r->ws.n);
     bool seen[2 * ART_MAX_TENSORS] = {0};
     if (!k->threads) return true;
     if (!k->takes) return fail(r, "kernel '%s' has no 'takes'", k->symbol);
@@ -191,17 +220,28 @@ static bool check_takes(Reader *r, const ArtKernel *k) {
         if (t >= all) return fail(r, "kernel '%s' takes tensor %d of %d", k->symbol, t, all);
         if (seen[t]) return fail(r, "kernel '%s' takes tensor %d twice", k->symbol, t);
         seen[t] = true;
-        rank[i] = t < params ? r->params.v[t].rank : r->ws.v[t - params].rank;
+        rank[i] = taken(r, k, i)->rank;
     }
-    int bytes = 8 * ssd_artifact_arg_words(rank, k->n_takes, (int)r->syms.n);
+    for (int i = 0; i < k->n_maps; i++)
+        if (!check_map(r, k, i)) return false;
+    int bytes = ssd_artifact_arg_bytes(rank, k->n_takes, (int)r->syms.n, k->n_maps);
     if (bytes > CUDA_ARGS_MOST)
         return fail(r, "the argument of kernel '%s' has %d bytes, %d are possible", k->symbol,
                     bytes, CUDA_ARGS_MOST);
     return true;
 }
 
+static void end_kernel(Reader *r) {
+    if (!r->kernels.n || !r->maps.n) return;
+    ArtKernel *k = &r->kernels.v[r->kernels.n - 1];
+    k->n_maps = (int)r->maps.n;
+    k->maps = r->maps.v;
+    memset(&r->maps, 0, sizeof r->maps);
+}
+
 static bool end_plan(Reader *r) {
     if (!r->plans.n) return true;
+    end_kernel(r);
     ArtPlan *p = &r->plans.v[r->plans.n - 1];
     if (!r->kernels.n) return fail(r, "a plan without kernels");
     for (u32 i = 0; i < r->kernels.n; i++)
@@ -221,7 +261,9 @@ static bool read_plan(Reader *r) { // plan always | plan when FORMULA
     else if (strcmp(r->rest, "always"))
         return fail(r, "expected 'plan always' or 'plan when FORMULA'");
     vec_push(r->a, &r->plans, p);
-    return read_formula(r, p.when);
+    int n = (int)r->syms.n;
+    r->sym_name[n] = ART_DENSE;
+    return read_formula_of(r, p.when, n + 1);
 }
 
 static bool read_ws(Reader *r) { // ws NAME DTYPE DIM...
@@ -248,6 +290,7 @@ static bool read_kernel(Reader *r) { // kernel SYMBOL BLOCKS SCRATCH [THREADS]
         if (k.threads < 32 || k.threads % 32)
             return fail(r, "bad number of threads '%s'", r->word[4]);
     }
+    end_kernel(r);
     vec_push(r->a, &r->kernels, k);
     return read_formula(r, k.blocks);
 }
@@ -267,11 +310,32 @@ static bool read_takes(Reader *r) { // takes TENSOR...
     return true;
 }
 
+static bool read_map(Reader *r) { // map TAKE swizzle BYTES box ELEMENTS...
+    enum { HEAD = 5, MAPS_MOST = CUDA_ARGS_MOST / CUDA_MAP_BYTES };
+    ArtMap m = {.rank = r->n_words - HEAD};
+    if (m.rank < 1 || strcmp(r->word[2], "swizzle") || strcmp(r->word[4], "box"))
+        return fail(r, "expected 'map TAKE swizzle BYTES box ELEMENTS...'");
+    if (!r->kernels.n || !r->kernels.v[r->kernels.n - 1].takes)
+        return fail(r, "'map' before the kernel's 'takes'");
+    if (r->maps.n == MAPS_MOST) return fail(r, "more than %d maps", MAPS_MOST);
+    if (m.rank > ART_MAP_RANK) return fail(r, "a box has at most %d dims", ART_MAP_RANK);
+    m.take = (int)number(r->word[1], ART_MAX_TENSORS - 1);
+    m.swizzle = (int)number(r->word[3], 128);
+    if (m.take < 0) return fail(r, "bad tensor '%s'", r->word[1]);
+    if (m.swizzle && m.swizzle != 128) return fail(r, "bad swizzle '%s'", r->word[3]);
+    for (int d = 0; d < m.rank; d++) {
+        m.box[d] = (int)number(r->word[HEAD + d], ART_BOX_MOST);
+        if (m.box[d] < 1) return fail(r, "bad box size '%s'", r->word[HEAD + d]);
+    }
+    vec_push(r->a, &r->maps, m);
+    return true;
+}
+
 static const struct {
     const char *word;
     bool (*read)(Reader *r);
-} lines[] = {{"sym", read_sym}, {"param", read_param},   {"plan", read_plan},
-             {"ws", read_ws},   {"kernel", read_kernel}, {"takes", read_takes}};
+} lines[] = {{"sym", read_sym},       {"param", read_param}, {"plan", read_plan}, {"ws", read_ws},
+             {"kernel", read_kernel}, {"takes", read_takes}, {"map", read_map}};
 
 // Cuts the line into words in place; `rest` keeps it uncut.
 static bool split(Reader *r, char *line) {

@@ -31,25 +31,26 @@ typedef int64_t i64;
 
 // --- Arena -------------------------------------------------------------------------------------
 // Allocations live until the arena is freed; none is freed singly. Memory is zeroed and 16-aligned.
-// When the system has no memory left, an arena jumps to *oom when it is set (entry points set it and
-// turn it into SSD_OUT_OF_MEMORY), else it aborts. Not thread safe: one arena, one thread at a time.
+// When the system has no memory left, an arena jumps to *oom when it is set (entry points set it
+// and turn it into SSD_OUT_OF_MEMORY), else it aborts. Not thread safe: one arena, one thread at a
+// time.
 typedef struct Arena {
     struct ArenaBlock *head;
     char *at, *end;
-    size_t total;  // bytes handed out
+    size_t total; // bytes handed out
     jmp_buf *oom;
 } Arena;
 
 void *ssd_arena_alloc(Arena *a, size_t size);
-char *ssd_arena_dup(Arena *a, const char *s, size_t n);  // NUL-terminated copy of n bytes
+char *ssd_arena_dup(Arena *a, const char *s, size_t n); // NUL-terminated copy of n bytes
 char *ssd_arena_printf(Arena *a, const char *fmt, ...) SSD_PRINTF(2, 3);
 char *ssd_arena_vprintf(Arena *a, const char *fmt, va_list ap);
-void ssd_arena_free(Arena *a);  // frees all; the arena is empty and usable again
+void ssd_arena_free(Arena *a); // frees all; the arena is empty and usable again
 
 #define NEW(a, T) ((T *)ssd_arena_alloc((a), sizeof(T)))
 #define NEWN(a, T, n) ((T *)ssd_arena_alloc((a), sizeof(T) * (size_t)(n)))
 
-// --- Vec: a growing array inside an arena. `VEC(int) v = {0}; vec_push(a, &v, 3); v.v[0]; v.n` ----
+// --- Vec: a growing array inside an arena. `VEC(int) v = {0}; vec_push(a, &v, 3); v.v[0]; v.n` --
 #define VEC(T)                                                                                     \
     struct {                                                                                       \
         T *v;                                                                                      \
@@ -62,7 +63,7 @@ void ssd_arena_free(Arena *a);  // frees all; the arena is empty and usable agai
      (vec)->v[(vec)->n++] = (x))
 void *ssd_vec_grow(Arena *a, void *v, u32 *cap, size_t item);
 
-// --- Text: a growing heap string; ssd_text_free releases it. s is always NUL-terminated or NULL ---
+// --- Text: a growing heap string; ssd_text_free releases it. s is always NUL-terminated or NULL -
 typedef struct Text {
     char *s;
     size_t n, cap;
@@ -85,10 +86,10 @@ int ssd_nearest(const char *s, const char *const *names, int n);
 SSD_NORETURN void ssd_bug(const char *file, int line, const char *fmt, ...) SSD_PRINTF(3, 4);
 #define SSD_BUG(...) ssd_bug(__FILE__, __LINE__, __VA_ARGS__)
 
-// --- Diag: messages with a place in a source text ------------------------------------------------
+// --- Diag: messages with a place in a source text -----------------------------------------------
 typedef struct Place {
-    const char *file;  // NULL: no place
-    int line, col;     // from 1; 0 = unknown
+    const char *file; // NULL: no place
+    int line, col;    // from 1; 0 = unknown
 } Place;
 typedef enum { DIAG_ERROR, DIAG_WARNING, DIAG_NOTE } DiagKind;
 typedef struct DiagItem {
@@ -101,11 +102,12 @@ typedef struct Diag {
     Arena *arena;
     VEC(DiagItem) items;
     int errors;
-    const char *file, *source;  // the text that places in `file` point into, for carets
+    const char *file, *source; // the text that places in `file` point into, for carets
     size_t source_len;
 } Diag;
 void ssd_diag_add(Diag *d, DiagKind kind, Place at, const char *fmt, ...) SSD_PRINTF(4, 5);
-// All items sorted by place, repeats dropped: "file:line:col: error: text", the source line, a caret.
+// All items sorted by place, repeats dropped: "file:line:col: error: text", the source line, a
+// caret.
 void ssd_diag_print(Diag *d, Text *out);
 
 #endif

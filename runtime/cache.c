@@ -26,7 +26,7 @@ SSD_PRINTF(2, 3) static void warn(Cache *c, const char *fmt, ...) {
     va_end(ap);
 }
 
-// --- Directory -----------------------------------------------------------------------------------
+// --- Directory ----------------------------------------------------------------------------------
 
 static const char *default_dir(Arena *a) {
     const char *dir = getenv("SSD_CACHE_DIR"), *xdg = getenv("XDG_CACHE_HOME"),
@@ -66,7 +66,7 @@ void ssd_cache_open(Cache *c, Arena *a, const char *dir) {
     c->dir = NULL;
 }
 
-// --- The file ------------------------------------------------------------------------------------
+// --- The file -----------------------------------------------------------------------------------
 
 typedef struct Sum {
     XXH128_canonical_t bytes;
@@ -214,7 +214,7 @@ bool ssd_cache_read(Arena *a, const char *path, Artifact *out, const char **out_
     return true;
 }
 
-// --- Get and put ---------------------------------------------------------------------------------
+// --- Get and put --------------------------------------------------------------------------------
 
 static bool trusted(const struct stat *st) {
     return st->st_uid == geteuid() && !(st->st_mode & (S_IWGRP | S_IWOTH));
@@ -322,7 +322,7 @@ void ssd_cache_put(Cache *c, const char *key, size_t key_len, const Artifact *ar
     if (ok && atomic_fetch_add(&puts, 1) % GC_EVERY == 0) ssd_cache_gc(c, max_bytes(c));
 }
 
-// --- Listing and clearing ------------------------------------------------------------------------
+// --- Listing and clearing -----------------------------------------------------------------------
 
 typedef struct File {
     char name[40];

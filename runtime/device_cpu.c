@@ -49,7 +49,7 @@ void ssd_cpu_free(CpuProgram *p) {
     free(p);
 }
 
-// --- Scratch -------------------------------------------------------------------------------------
+// --- Scratch ------------------------------------------------------------------------------------
 
 void ssd_cpu_scratch_free(CpuScratch *s) {
     for (int i = 0; i < s->workers; i++) free(s->of[i]);
@@ -72,7 +72,7 @@ static bool scratch_room(CpuScratch *s, int workers, size_t bytes) {
     return true;
 }
 
-// --- Launch --------------------------------------------------------------------------------------
+// --- Launch -------------------------------------------------------------------------------------
 
 typedef struct Job {
     CpuKernel *kernel;

@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-// --- Errors --------------------------------------------------------------------------------------
+// --- Errors -------------------------------------------------------------------------------------
 static const struct {
     int error;
     ssd_status status;
@@ -45,10 +45,10 @@ ssd_status ssd_cuda_fail(int error, const char *fmt, ...) {
     return ssd_fail(s, "%s: %s", what, text);
 }
 
-// --- Architectures -------------------------------------------------------------------------------
+// --- Architectures ------------------------------------------------------------------------------
 const CudaArch ssd_cuda_archs[] = {
-#define ARCH(name, major, minor, shared, exact, tensor, fma, doc)                                  \
-    {name, "cuda-" name, doc, major, minor, shared, exact, tensor, fma},
+#define ARCH(name, major, minor, shared, exact, tensor, fma, sms, doc)                             \
+    {name, "cuda-" name, doc, major, minor, shared, exact, tensor, fma, sms},
 #include "cuda_archs.def"
 };
 const int ssd_cuda_arch_count = COUNTOF(ssd_cuda_archs);
@@ -82,7 +82,7 @@ const char *ssd_cuda_target(const char *target, bool *out_runs) {
     return NULL;
 }
 
-// --- The driver ----------------------------------------------------------------------------------
+// --- The driver ---------------------------------------------------------------------------------
 static CudaDriver cuda;
 static pid_t owner; // the process that started the driver: a fork of it cannot use it
 
@@ -158,9 +158,10 @@ static bool ask_device(CudaDevice *d) {
 
 static void open_cuda(void) {
     Text why = {0};
+    PhaseMark begun = ssd_phase_begin();
     owner = getpid();
     void *lib = open_driver();
-    if (!lib) return;
+    if (!lib) return; // and it took no time
     ssd_dynlib_path(lib, "cuInit", cuda.path);
     if (!ssd_dynlib_bind(lib, syms, COUNTOF(syms), &cuda.api, &why))
         give_up(SSD_UNSUPPORTED,
@@ -170,6 +171,7 @@ static void open_cuda(void) {
     ssd_text_free(&why);
     if (cuda.api.DriverGetVersion) cuda.api.DriverGetVersion(&cuda.version);
     if (!cuda.status) ask_device(&cuda.device);
+    ssd_phase_end(PHASE_DRIVER, begun);
 }
 
 const CudaDriver *ssd_cuda_driver(void) {
@@ -189,14 +191,16 @@ int ssd_cuda_driver_version(void) { return ssd_cuda_driver()->version; }
 
 static bool forked(void) { return getpid() != owner; }
 
-// --- Contexts ------------------------------------------------------------------------------------
+// --- Contexts -----------------------------------------------------------------------------------
 static pthread_once_t primary_once = PTHREAD_ONCE_INIT;
 static CuHandle primary;
 static int primary_error;
 
 // Never released: making it again takes the driver a quarter of a second.
 static void retain_primary(void) {
+    PhaseMark begun = ssd_phase_begin();
     primary_error = cuda.api.DevicePrimaryCtxRetain(&primary, cuda.handle);
+    ssd_phase_end(PHASE_CONTEXT, begun);
 }
 
 ssd_status ssd_cuda_enter(CuHandle stream, CudaScope *out) {
@@ -228,10 +232,9 @@ void ssd_cuda_leave(CudaScope *s) {
     *s = (CudaScope){0};
 }
 
-// --- Programs
-// -------------------------------------------------------------------------------------- The code
-// in one context. A context that was destroyed may lend its address to a new one: the id, where the
-// driver has it, tells them apart.
+// --- Programs -----------------------------------------------------------------------------------
+// The code in one context. A context that was destroyed may lend its address to a new one: the id,
+// where the driver has it, tells them apart.
 typedef struct Loaded {
     struct Loaded *next;
     CuHandle context, module;
@@ -254,14 +257,14 @@ static void free_tables(const Artifact *art, Loaded *l) {
     free(l);
 }
 
-static int tensor_rank(const Artifact *art, const ArtPlan *plan, int i) {
-    return i < art->n_params ? art->params[i].rank : plan->ws[i - art->n_params].rank;
+static const ArtTensor *tensor_of(const Artifact *art, const ArtPlan *plan, int i) {
+    return i < art->n_params ? &art->params[i] : &plan->ws[i - art->n_params];
 }
 
 static int argument_bytes(const Artifact *art, const ArtPlan *plan, const ArtKernel *k) {
     int rank[ART_MAX_TENSORS];
-    for (int i = 0; i < k->n_takes; i++) rank[i] = tensor_rank(art, plan, k->takes[i]);
-    return 8 * ssd_artifact_arg_words(rank, k->n_takes, art->n_syms);
+    for (int i = 0; i < k->n_takes; i++) rank[i] = tensor_of(art, plan, k->takes[i])->rank;
+    return ssd_artifact_arg_bytes(rank, k->n_takes, art->n_syms, k->n_maps);
 }
 
 // What a launch would only notice by failing, or not at all.
@@ -284,15 +287,13 @@ static ssd_status check_function(const ArtKernel *k, CuHandle f, int arg_bytes) 
     if (k->scratch && (e = api->FuncSetAttribute(f, CU_FUNC_MAX_DYNAMIC_SHARED, (int)k->scratch)))
         return ssd_cuda_fail(e, "%lld bytes of shared memory for kernel '%.80s'",
                              (long long)k->scratch, k->symbol);
-    size_t offset = 0, size = 0, more;
-    if (!api->FuncGetParamInfo) return SSD_OK;
-    if (arg_bytes && (api->FuncGetParamInfo(f, 0, &offset, &size) || size != (size_t)arg_bytes))
+    // Asking for an argument past the last one would be an error of ours in the eyes of a checker.
+    size_t offset = 0, size = 0;
+    if (!api->FuncGetParamInfo || !arg_bytes) return SSD_OK;
+    if (api->FuncGetParamInfo(f, 0, &offset, &size) || size != (size_t)arg_bytes)
         return ssd_fail(SSD_INVALID_ARGUMENT,
                         "kernel '%.80s' takes an argument of %zu bytes, the artifact says %d",
                         k->symbol, size, arg_bytes);
-    if (!api->FuncGetParamInfo(f, arg_bytes != 0, &offset, &more))
-        return ssd_fail(SSD_INVALID_ARGUMENT, "kernel '%.80s' takes more than one argument",
-                        k->symbol);
     return SSD_OK;
 }
 
@@ -350,8 +351,10 @@ static ssd_status load_into(CudaProgram *p, const CudaScope *at, unsigned long l
     Loaded *l = calloc(1, sizeof *l);
     if (!l) return ssd_fail(SSD_OUT_OF_MEMORY, "no memory for a CUDA program");
     *l = (Loaded){.next = p->loaded, .context = at->context, .id = id};
+    PhaseMark begun = ssd_phase_begin();
     int e = cuda.api.ModuleLoadDataEx(&l->module, p->art->code, 0, NULL, NULL);
     ssd_status s = e ? load_failed(p->art, e) : find_functions(p->art, l);
+    ssd_phase_end(PHASE_LOAD, begun);
     if (s) {
         if (l->module) cuda.api.ModuleUnload(l->module);
         free_tables(p->art, l);
@@ -403,7 +406,8 @@ void ssd_cuda_free(CudaProgram *p) {
     for (Loaded *l = p->loaded, *next; l; l = next) {
         CuHandle popped;
         next = l->next;
-        // A caller's context may be gone, and its handle with it: what was loaded there goes with it.
+        // A caller's context may be gone, and its handle with it: what was loaded there goes with
+        // it.
         if (!forked() && l->context == primary && !cuda.api.CtxPushCurrent(l->context)) {
             cuda.api.ModuleUnload(l->module);
             cuda.api.CtxPopCurrent(&popped);
@@ -414,7 +418,7 @@ void ssd_cuda_free(CudaProgram *p) {
     free(p);
 }
 
-// --- Launch --------------------------------------------------------------------------------------
+// --- Launch -------------------------------------------------------------------------------------
 static bool on_device(CudaProgram *p, int slot, void *pointer) {
     unsigned type = 0;
     if (!pointer || atomic_load_explicit(&p->good[slot], memory_order_relaxed) == pointer)
@@ -426,7 +430,7 @@ static bool on_device(CudaProgram *p, int slot, void *pointer) {
 }
 
 static bool has_elements(const Launch *l, int i) {
-    for (int d = 0; d < tensor_rank(l->art, l->plan, i); d++)
+    for (int d = 0; d < tensor_of(l->art, l->plan, i)->rank; d++)
         if (!l->dim[i * SSD_MAX_RANK + d]) return false;
     return true;
 }
@@ -463,24 +467,84 @@ static ssd_status check_pointers(CudaProgram *p, const Launch *l) {
     return SSD_OK;
 }
 
+static int map_type(ssd_dtype d) {
+    switch (d) {
+    case SSD_F32: return CU_MAP_F32;
+    case SSD_BF16: return CU_MAP_BF16;
+    case SSD_F16: return CU_MAP_F16;
+    case SSD_I32: return CU_MAP_I32;
+    default: return -1;
+    }
+}
+
+// What TMA wants of strides, in bytes: from the second innermost dimension on.
+static bool map_stride(i64 stride, size_t size, u64 *out) {
+    i64 bytes;
+    if (__builtin_mul_overflow(stride, (i64)size, &bytes)) return false;
+    *out = (u64)bytes;
+    return bytes > 0 && bytes % 16 == 0 && bytes < (i64)1 << 40;
+}
+
+// False, and zeros, where TMA cannot read the tensor as it lies.
+static bool make_map(const Launch *l, int tensor, const ArtMap *m, CuTensorMap *out) {
+    const ArtTensor *t = tensor_of(l->art, l->plan, tensor);
+    const i64 *dim = l->dim + tensor * SSD_MAX_RANK, *stride = l->stride + tensor * SSD_MAX_RANK;
+    u64 dims[ART_MAP_RANK], strides[ART_MAP_RANK];
+    u32 box[ART_MAP_RANK], steps[ART_MAP_RANK];
+    *out = (CuTensorMap){0};
+    if (!cuda.api.TensorMapEncodeTiled || (uintptr_t)l->ptr[tensor] % 16) return false;
+    for (int i = 0; i < m->rank; i++) {
+        int d = m->rank - 1 - i;
+        dims[i] = (u64)dim[d];
+        box[i] = (u32)m->box[i];
+        steps[i] = 1;
+        strides[i] = 16; // of a dimension of size 1: any
+        if (dim[d] < 1 || dim[d] > (i64)1 << 32) return false;
+        if (dim[d] == 1) continue;
+        if (i ? !map_stride(stride[d], ssd_dtype_size(t->dtype), &strides[i]) : stride[d] != 1)
+            return false;
+    }
+    int swizzle = m->swizzle ? CU_MAP_SWIZZLE_128 : 0;
+    if (!cuda.api.TensorMapEncodeTiled(out, map_type(t->dtype), (u32)m->rank, l->ptr[tensor], dims,
+                                       strides + 1, box, steps, 0, swizzle, CU_MAP_L2_256, 0))
+        return true;
+    *out = (CuTensorMap){0};
+    return false;
+}
+
 // The argument as artifact.h describes it.
-static void pack(const Launch *l, const ArtKernel *k, i64 *words) {
+typedef union Argument {
+    CuTensorMap map[CUDA_ARGS_MOST / CUDA_MAP_BYTES];
+    i64 word[CUDA_ARGS_MOST / sizeof(i64)];
+} Argument;
+
+static void pack(const Launch *l, const ArtKernel *k, Argument *out) {
+    i64 *words = out->word;
+    if (k->n_maps) {
+        u64 made = 0;
+        for (int i = 0; i < k->n_maps; i++) {
+            const ArtMap *m = &k->maps[i];
+            made |= (u64)make_map(l, k->takes[m->take], m, &out->map[i]) << i;
+        }
+        words += k->n_maps * (CUDA_MAP_BYTES / 8);
+        *words++ = (i64)made;
+    }
     for (int i = 0; i < k->n_takes; i++) *words++ = (i64)(uintptr_t)l->ptr[k->takes[i]];
     for (int i = 0; i < l->art->n_syms; i++) *words++ = l->sym[i];
     for (int i = 0; i < k->n_takes; i++) {
-        int t = k->takes[i], rank = tensor_rank(l->art, l->plan, t);
+        int t = k->takes[i], rank = tensor_of(l->art, l->plan, t)->rank;
         for (int d = 0; d < rank; d++) *words++ = l->stride[t * SSD_MAX_RANK + d];
         for (int d = 0; d < rank; d++) *words++ = l->dim[t * SSD_MAX_RANK + d];
     }
 }
 
 static ssd_status launch(const Launch *l, const Loaded *code, CuHandle stream) {
-    i64 words[CUDA_ARGS_MOST / sizeof(i64)];
-    void *args[] = {words};
+    Argument arg;
+    void *args[] = {&arg};
     for (int i = 0; i < l->plan->n_kernels; i++) {
         const ArtKernel *k = &l->plan->kernels[i];
         if (l->blocks[i] <= 0) continue;
-        pack(l, k, words);
+        pack(l, k, &arg);
         int e = cuda.api.LaunchKernel(code->function[l->plan - l->art->plans][i],
                                       (unsigned)l->blocks[i], 1, 1, (unsigned)k->threads, 1, 1,
                                       (unsigned)k->scratch, stream, args, NULL);

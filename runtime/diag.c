@@ -18,7 +18,7 @@ void ssd_diag_add(Diag *d, DiagKind kind, Place at, const char *fmt, ...) {
     if (kind == DIAG_ERROR) d->errors++;
 }
 
-// --- One character -------------------------------------------------------------------------------
+// --- One character ------------------------------------------------------------------------------
 
 typedef struct Span {
     u32 from, to;
@@ -97,7 +97,7 @@ static void put_safe(Text *out, const char *s) {
     }
 }
 
-// --- The source line and its caret ---------------------------------------------------------------
+// --- The source line and its caret --------------------------------------------------------------
 
 typedef struct Line {
     const char *s;
@@ -164,7 +164,7 @@ static void put_line(Text *out, const Line *l, int col) {
     if (col > 0) ssd_text_printf(out, "      | %*s^\n", (int)strlen(cut) + caret - from, "");
 }
 
-// --- Sorted, without repeats ---------------------------------------------------------------------
+// --- Sorted, without repeats --------------------------------------------------------------------
 
 static int by_place(const void *pa, const void *pb) {
     const DiagItem *a = *(const DiagItem *const *)pa, *b = *(const DiagItem *const *)pb;

@@ -55,7 +55,7 @@ static bool inside(const Loader *l, u64 offset, u64 size) {
     return offset <= l->size && size <= l->size - offset;
 }
 
-// --- Headers -------------------------------------------------------------------------------------
+// --- Headers ------------------------------------------------------------------------------------
 
 static bool read_header(Loader *l) {
     Elf64_Ehdr h;
@@ -91,7 +91,7 @@ static bool read_header(Loader *l) {
     return l->symtab || fail(l, "no symbol table");
 }
 
-// --- Layout --------------------------------------------------------------------------------------
+// --- Layout -------------------------------------------------------------------------------------
 
 static bool loads(const Elf64_Shdr *s) {
     bool kind = s->sh_type == SHT_PROGBITS || s->sh_type == SHT_NOBITS;
@@ -133,7 +133,7 @@ static bool lay_out(Loader *l) {
     return true;
 }
 
-// --- Symbols and relocations ---------------------------------------------------------------------
+// --- Symbols and relocations --------------------------------------------------------------------
 
 static u64 symbol_count(const Loader *l) { return l->symtab->sh_size / sizeof(Elf64_Sym); }
 

@@ -46,7 +46,7 @@ static void fp_leave(FpState was) { (void)was; }
 static void relax(void) {}
 #endif
 
-// --- The pool ------------------------------------------------------------------------------------
+// --- The pool -----------------------------------------------------------------------------------
 
 // One word says which job there is, whether it may be entered and how many workers are inside.
 #define INSIDE 0xffffu

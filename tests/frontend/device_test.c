@@ -2,6 +2,7 @@
 // What the command does around a launch on a device, on the driver that is none
 // (tests/runtime/fake_cuda.c): copies there and back, guards, a state in place, graphs and time,
 // faults on the way.
+#include "../../frontend/ceiling.h"
 #include "../../frontend/device.h"
 #include "../runtime/fake_cuda.h"
 
@@ -18,7 +19,7 @@ static void check(bool ok, const char *what) {
     *(ok ? &passed : &failed) += 1;
 }
 
-// --- y = x + 1, w = 2 x in the workspace, hT = h0 + 1 in place -----------------------------------
+// --- y = x + 1, w = 2 x in the workspace, hT = h0 + 1 in place ----------------------------------
 enum { N = 5 };
 static const char text[] = "ssdc-artifact 1\nprogram toy forward cuda-sm_80\nschedule form=toy\n"
                            "sym t x 0\n"
@@ -59,7 +60,7 @@ static void toy(const char *name, unsigned grid, unsigned block, unsigned shared
     if (stray < 0) a->y[stray] = 0;
 }
 
-// --- Tests ---------------------------------------------------------------------------------------
+// --- Tests --------------------------------------------------------------------------------------
 static float x[N], y[N], h[3];
 static ssd_arg args[4];
 
@@ -147,16 +148,24 @@ static void times(ssd_kernel *k, FakeLog *log, FakeLogClear *clear) {
     }
     setenv("FAKE_CUDA", "sm=80", 1);
     check(ssd_mirror_time(&m, 0, 5, 8, ms, &n) == SSD_OK, "faults leave nothing behind");
-    double rate = 1e-6 * 2 * 268435456 / 0.25;
-    check(fabs(ssd_device_copy_rate(&m) / rate - 1) < 1e-9, "copy rate");
-    setenv("FAKE_CUDA", "sm=80 cuMemcpyDtoDAsync_v2=2", 1);
-    check(ssd_device_copy_rate(&m) == 0, "no copy rate");
-    setenv("FAKE_CUDA", "sm=80", 1);
     ssd_mirror_close(&m);
+}
+
+static void ceilings(FakeLog *log, FakeLogClear *clear) {
+    char by[CEILING_BY] = "";
+    double rate = 1e-6 * 2 * 268435456 / 0.25;
+    clear();
+    check(fabs(ssd_ceiling_cuda_copy() / rate - 1) < 1e-9, "copy rate");
+    check(strstr(log(), "cuMemFree") && strstr(log(), "pop\n"), "which leaves nothing behind");
+    setenv("FAKE_CUDA", "sm=80 cuMemcpyDtoDAsync_v2=2", 1);
+    check(ssd_ceiling_cuda_copy() == 0, "no copy rate");
+    setenv("FAKE_CUDA", "sm=80 cuMemAlloc_v2=2", 1);
+    check(ssd_ceiling_cuda_copy() == 0, "no memory for it");
+    setenv("FAKE_CUDA", "sm=80", 1);
+    check(ssd_ceiling_cuda_matmul(by) == 0, "no products without cuBLAS and a compiler");
     // 132 multiprocessors at 1.5 GHz
-    const CudaDevice *d = ssd_cuda_device(NULL);
-    check(fabs(ssd_device_peak(d, true) - 132 * 1.5 * 2048) < 1e-6, "peak of tensor cores");
-    check(fabs(ssd_device_peak(d, false) - 132 * 1.5 * 128) < 1e-6, "peak of f32 units");
+    check(fabs(ssd_ceiling_cuda_peak(true) - 132 * 1.5 * 2048) < 1e-6, "peak of tensor cores");
+    check(fabs(ssd_ceiling_cuda_peak(false) - 132 * 1.5 * 128) < 1e-6, "peak of f32 units");
 }
 
 int main(void) {
@@ -167,6 +176,7 @@ int main(void) {
     strcpy(slash, "/libfake_cuda.so");
     setenv("SSD_CUDA_DRIVER", path, 1);
     setenv("SSD_NVRTC", path, 1);
+    setenv("SSD_CUBLAS", "", 1);
     setenv("FAKE_CUDA", "sm=80", 1);
     void *lib = dlopen(path, RTLD_NOW | RTLD_LOCAL);
     FakeOnLaunch *on_launch = NULL;
@@ -190,6 +200,7 @@ int main(void) {
         guards(k);
         faults(k);
         times(k, log, clear);
+        ceilings(log, clear);
     }
     ssd_kernel_destroy(k);
     ssd_context_destroy(ctx);

@@ -85,6 +85,8 @@ static void ranges(void) {
         {"q", SSD_F32, 3, {"b", "t", "n"}, {-1, -1, 64}, .hint = "small"},
         {"x", SSD_F32, 3, {"b", "t", "n"}, {-1, -1, 64}, .hint = "normal"},
         {"cu", SSD_I32, 1, {"s"}, {-1}, .hint = "cu_seqlens"},
+        {"A", SSD_F32, 1, {"h"}, {H}, .hint = "rate"},
+        {"delta", SSD_F32, 3, {"b", "t", "h"}, {-1, -1, H}, .hint = "step"},
     };
     Arena a = {0};
     Text why = {0};
@@ -105,6 +107,11 @@ static void ranges(void) {
     check(low > 1e-5 && low < 1e-3 && high > 0.1 && high < 1,
           "softplus(dt + dt_bias) covers 0.001 .. 0.1");
     check(a_log[0] == 0 && fabs(a_log[H - 1] - log(16)) < 1e-6, "A covers 1 .. 16");
+    const float *rate = set.v[6].view.data, *step = set.v[7].view.data;
+    check(rate[0] == -1 && rate[H - 1] == -16, "A given as it is covers -1 .. -16");
+    low = 1e9, high = 0;
+    for (int i = 0; i < 2 * T * H; i++) low = fmin(low, step[i]), high = fmax(high, step[i]);
+    check(low > 1e-5 && low < 1e-3 && high > 0.1 && high < 1, "steps cover 0.001 .. 0.1");
     double q2 = 0, x2 = 0;
     for (i64 i = 0; i < set.v[3].count; i++)
         q2 += pow(ssd_host_load(set.v[3].view.data, SSD_F32, i), 2);

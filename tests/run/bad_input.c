@@ -33,7 +33,7 @@ static const char text[] = "ssdc: 1\n"
 
 static ssd_context *cx;
 
-// --- Launches ------------------------------------------------------------------------------------
+// --- Launches -----------------------------------------------------------------------------------
 enum { X, DT, A_LOG, B, C, D, H0, Y, HT, ARGS, ROOM = 4096, T = 6 };
 static const struct {
     const char *name;
@@ -229,7 +229,7 @@ static void test_nulls(ssd_kernel *k) {
     ssd_context_destroy(NULL);
 }
 
-// --- What is right stays right -------------------------------------------------------------------
+// --- What is right stays right ------------------------------------------------------------------
 static void test_empty(ssd_kernel *k) {
     label("T = 0");
     make_right();
@@ -287,7 +287,7 @@ static void test_float_state(ssd_kernel *k) {
     check(ssd_last_error()[0] == 0, "a message is left after success: %s", ssd_last_error());
 }
 
-// --- Compiles ------------------------------------------------------------------------------------
+// --- Compiles -----------------------------------------------------------------------------------
 static const struct {
     const char *what;
     ssd_compile_options o;
@@ -357,7 +357,7 @@ static void test_wrong_compiles(void) {
     }
 }
 
-// --- Packed offsets: kernels index by them, so they are checked ----------------------------------
+// --- Packed offsets: kernels index by them, so they are checked ---------------------------------
 static void test_offsets(void) {
     static const char packed[] = "ssdc: 1\n"
                                  "name: packed\n"

@@ -139,7 +139,7 @@ static void other_target(Fixture *f) {
           "code of another architecture");
 }
 
-// --- Threads and contexts ------------------------------------------------------------------------
+// --- Threads and contexts -----------------------------------------------------------------------
 typedef struct Worker {
     pthread_t id;
     Fixture f;

@@ -118,7 +118,7 @@ static size_t get_file(const char *path, u8 *data, size_t room) {
     return n > 0 ? (size_t)n : 0;
 }
 
-// --- Damage --------------------------------------------------------------------------------------
+// --- Damage -------------------------------------------------------------------------------------
 static void test_damage(void) {
     static u8 good[1 << 20], bad[1 << 20];
     const char *dir = sub("damage");
@@ -178,7 +178,7 @@ static void test_damage(void) {
     rmdir(entry);
 }
 
-// --- Places that cannot be written ---------------------------------------------------------------
+// --- Places that cannot be written --------------------------------------------------------------
 static void test_places(void) {
     label("cache under a file");
     put_file(sub("file"), (const u8 *)"x", 1);
@@ -219,7 +219,7 @@ static void test_places(void) {
     }
 }
 
-// --- A full disk ---------------------------------------------------------------------------------
+// --- A full disk --------------------------------------------------------------------------------
 // In a child of its own: a limit on file sizes, then a file system of 16 KB that is full. Exit
 // status 0: as it should be; 77: mounting is not allowed here.
 static int child_limited(void) {
@@ -274,7 +274,7 @@ static void test_full_disk(void) {
         check(s == 0, "status %d", s);
 }
 
-// --- Races and bans ------------------------------------------------------------------------------
+// --- Races and bans -----------------------------------------------------------------------------
 static void test_race(void) {
     enum { N = 4, ROUNDS = 3 };
     for (int round = 0; round < ROUNDS; round++) {
@@ -329,7 +329,7 @@ static void test_jit_off(void) {
     ssd_context_destroy(cx);
 }
 
-// --- Several threads on one context and one kernel -----------------------------------------------
+// --- Several threads on one context and one kernel ----------------------------------------------
 typedef struct Caller {
     ssd_context *cx;
     ssd_kernel *k;

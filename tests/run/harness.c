@@ -8,7 +8,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-// --- Counting ------------------------------------------------------------------------------------
+// --- Counting -----------------------------------------------------------------------------------
 static char label_text[512];
 static int passed, failed, skipped;
 
@@ -73,7 +73,7 @@ int closing_line(void) {
     return failed != 0 || passed == 0;
 }
 
-// --- Layers --------------------------------------------------------------------------------------
+// --- Layers -------------------------------------------------------------------------------------
 static _Noreturn void broken(const char *what, const char *why) {
     printf("%s: %s: %s\n%d passed, %d failed\n", label_text, what, why ? why : "", passed,
            failed + 1);
@@ -168,7 +168,7 @@ const SpecTensor *layer_tensor(const Layer *l, const char *name, bool output) {
     return NULL;
 }
 
-// --- Values --------------------------------------------------------------------------------------
+// --- Values -------------------------------------------------------------------------------------
 Array *value(Values v, const char *name) {
     for (int i = 0; i < v.n; i++)
         if (!strcmp(v.v[i].name, name)) return &v.v[i].a;
@@ -236,7 +236,7 @@ void round_values(const Layer *l, Values in) {
     }
 }
 
-// --- Guarded memory ------------------------------------------------------------------------------
+// --- Guarded memory -----------------------------------------------------------------------------
 static size_t page_round(size_t n) { return (n + 4095) & ~(size_t)4095; }
 
 void *guarded(size_t bytes, bool at_start) {
@@ -252,7 +252,7 @@ void unguard(void *p, size_t bytes) {
     munmap((char *)p - ((uintptr_t)p - first) - 4096, page_round(bytes) + 8192);
 }
 
-// --- Tensors of any layout -----------------------------------------------------------------------
+// --- Tensors of any layout ----------------------------------------------------------------------
 const char *const layout_names[LAYOUTS] = {"dense",  "padded",     "negative", "reversed",
                                            "spaced", "misaligned", "far"};
 enum { GAP = 0xA5 }; // bytes no tensor owns; as bf16, f16 or f32 they are tiny negative numbers
@@ -445,7 +445,7 @@ Values launch(Arena *a, ssd_kernel *k, const Layer *l, Values in, Sizes z, const
     return out;
 }
 
-// --- Comparing -----------------------------------------------------------------------------------
+// --- Comparing ----------------------------------------------------------------------------------
 // Bounds of DESIGN section 7 by the narrowest dtype on an output's way, and why:
 //   f32   1e-5 of the largest value: sums of some thousand f32 products, and exp of f32 sums of
 //   decays bf16  4e-3 rms: half an ulp is 2^-9 of a value, uniform: 1.1e-3 rms, the rest for bf16
@@ -498,7 +498,7 @@ bool same_bits(Values a, Values b) {
     return check(a.n > 0 && a.n == b.n, "nothing to compare");
 }
 
-// --- What a graph says ---------------------------------------------------------------------------
+// --- What a graph says --------------------------------------------------------------------------
 bool graph_causal(const Graph *g) {
     for (u32 i = 1; i < g->nodes.n; i++) {
         const Node *n = &g->nodes.v[i];

@@ -73,7 +73,7 @@ static bool exists(const char *path) {
     return lstat(path, &st) == 0;
 }
 
-// --- safetensors: u64 header bytes | JSON | data -------------------------------------------------
+// --- safetensors: u64 header bytes | JSON | data ------------------------------------------------
 #define TENSOR(n, at0, at1)                                                                        \
     "\"" n "\": {\"dtype\": \"F32\", \"shape\": [1, 3, 1, 2], \"data_offsets\": [" #at0 ", " #at1  \
     "]}"

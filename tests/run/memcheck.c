@@ -16,7 +16,7 @@
 
 static const char target[] = "x86-64-v3";
 static const char *const schedules[] = {NULL, "form=recurrent", "form=quadratic",
-                                        "form=chunked q=8"};
+                                        "form=chunked q=8", "form=chunked q=8 split=t3"};
 static const char *const modes[] = {"forward", "step"};
 
 static ssd_tensor allocate(const SpecTensor *st, const Sizes *z) {

@@ -5,7 +5,7 @@
 //     properties SPEC.yaml...
 //
 // The oracle is the graph interpreter in double. The subsets are fixed, so that a failure repeats:
-//   forms      auto, recurrent, quadratic, chunked q in {1, 8, 17, 64, 100, 257}, each at
+//   forms      auto, recurrent, quadratic, chunked q in {1, 8, 17, 64, 100, 257}, segments, each at
 //              T in {0, 1, Q-1, Q, Q+1, 257} (Q = 64 for forms without chunks); b = 2 up to T = 65
 //   layouts    every layout for all tensors at once, three mixtures, three broadcasts, at T = 37
 //   reach      T = 2051, and inputs that make decays vanish or stand still at T = 150
@@ -37,7 +37,7 @@ static void zero_states(const Layer *l, Values in) {
         if (l->in[i].is_state) set_zero(value(in, l->in[i].name));
 }
 
-// --- Every form, chunk length and sequence length is the same function ---------------------------
+// --- Every form, chunk length and sequence length is the same function --------------------------
 typedef struct Known { // one sequence length's inputs and meaning
     i64 t;
     Sizes z;
@@ -78,7 +78,9 @@ static void test_forms(const Layer *l) {
                                             "form=chunked q=17",
                                             "form=chunked q=64",
                                             "form=chunked q=100",
-                                            "form=chunked q=257"};
+                                            "form=chunked q=257",
+                                            "form=chunked q=8 split=t3",
+                                            "form=chunked q=64 split=t2"};
     KnownTable known = {.l = l};
     int legal = 0;
     for (size_t i = 0; i < COUNTOF(schedules); i++) {
@@ -109,7 +111,7 @@ static void test_forms(const Layer *l) {
     ssd_arena_free(&known.arena);
 }
 
-// --- Any strides, any offset, nothing written beside ---------------------------------------------
+// --- Any strides, any offset, nothing written beside --------------------------------------------
 static void broadcast(const Layer *l, Values in, int d) {
     for (int i = 0; i < in.n; i++) {
         Array *x = &in.v[i].a;
@@ -152,7 +154,7 @@ static void test_layouts(const Layer *l) {
     ssd_arena_free(&a);
 }
 
-// --- Long sequences, and decays far beyond what exp can hold -------------------------------------
+// --- Long sequences, and decays far beyond what exp can hold ------------------------------------
 static void test_reach(const Layer *l) {
     static const char *const schedules[] = {NULL, "form=recurrent", "form=chunked q=17",
                                             "form=chunked q=64", "form=quadratic"};
@@ -189,7 +191,7 @@ static void test_reach(const Layer *l) {
     }
 }
 
-// --- Same bits from run to run and for any number of threads -------------------------------------
+// --- Same bits from run to run and for any number of threads ------------------------------------
 static void test_repeats(const Layer *l) {
     Arena a = {0};
     const Sizes z = sizes(l, 1, 100);
@@ -216,7 +218,7 @@ static void test_repeats(const Layer *l) {
     ssd_arena_free(&a);
 }
 
-// --- Future tokens do not move the past, to the bit ----------------------------------------------
+// --- Future tokens do not move the past, to the bit ---------------------------------------------
 static void test_causal(const Layer *l) {
     if (!graph_causal(l->graph) || l->packed) return;
     Arena a = {0};
@@ -257,7 +259,7 @@ static void test_causal(const Layer *l) {
     ssd_arena_free(&a);
 }
 
-// --- A sequence in two pieces, the state handed on, is the whole ---------------------------------
+// --- A sequence in two pieces, the state handed on, is the whole --------------------------------
 // Tokens from..to of every tensor that has a time axis.
 static Values tokens(Arena *a, const Layer *l, Values v, bool outputs, i64 from, i64 to) {
     Values c = {NEWN(a, NamedArray, v.n + 1), v.n};
@@ -313,7 +315,7 @@ static void test_split(const Layer *l) {
     ssd_arena_free(&a);
 }
 
-// --- Steps are the forward pass ------------------------------------------------------------------
+// --- Steps are the forward pass -----------------------------------------------------------------
 // Token t of forward values as step values (the step's tensors are those of forward less the time
 // axis).
 static Values token(Arena *a, const Layer *fwd, const Layer *step, Values v, bool outputs, i64 t) {
@@ -370,7 +372,7 @@ static void test_step(const Layer *fwd, const char *path) {
     layer_close(&step);
 }
 
-// --- Linear in value: doubling is exact, and two inputs on disjoint tokens add up ----------------
+// --- Linear in value: doubling is exact, and two inputs on disjoint tokens add up ---------------
 static void test_linear_in(const Layer *l, const char *input, const char *output) {
     Arena a = {0};
     const Sizes z = sizes(l, 1, 100);
@@ -420,7 +422,7 @@ static void test_linear(const Layer *l) {
             test_linear_in(l, input, output);
 }
 
-// --- Packed sequences are separate ones ----------------------------------------------------------
+// --- Packed sequences are separate ones ---------------------------------------------------------
 // Sequence s of packed values: its tokens, its row of the states, cu_seqlens = {0, length}.
 static Values sequence(Arena *a, const Layer *l, Values v, bool outputs, const i64 *cu, int s) {
     Values c = tokens(a, l, v, outputs, cu[s], cu[s + 1]);
@@ -479,7 +481,7 @@ static void test_packed(const Layer *l) {
     ssd_arena_free(&a);
 }
 
-// --- Inputs left out, outputs not wanted, other targets ------------------------------------------
+// --- Inputs left out, outputs not wanted, other targets -----------------------------------------
 static void test_absent(const Layer *l) {
     Arena a = {0};
     Text out_of = {0}, in_of = {0};

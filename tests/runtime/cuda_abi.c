@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Our own declarations of the driver's interface against its header, where a toolkit is installed: numbers, and
-// sizes of the types that we say with others. Compiling this file is the test.
+// Our own declarations of the driver's interface against its header, where a toolkit is installed:
+// numbers, and sizes of the types that we say with others. Compiling this file is the test.
 #include "../../runtime/device_cuda.h"
 
 #include <cuda.h>
@@ -23,10 +23,20 @@ SAME(CU_POINTER_MEMORY_TYPE, CU_POINTER_ATTRIBUTE_MEMORY_TYPE);
 SAME(CU_STREAM_APART, CU_STREAM_NON_BLOCKING);
 SAME(CU_CAPTURE_THREAD_LOCAL, CU_STREAM_CAPTURE_MODE_THREAD_LOCAL);
 SAME(2, CU_MEMORYTYPE_DEVICE);
+SAME(CU_MAP_I32, CU_TENSOR_MAP_DATA_TYPE_INT32);
+SAME(CU_MAP_F16, CU_TENSOR_MAP_DATA_TYPE_FLOAT16);
+SAME(CU_MAP_F32, CU_TENSOR_MAP_DATA_TYPE_FLOAT32);
+SAME(CU_MAP_BF16, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16);
+SAME(0, CU_TENSOR_MAP_INTERLEAVE_NONE);
+SAME(0, CU_TENSOR_MAP_SWIZZLE_NONE);
+SAME(CU_MAP_SWIZZLE_128, CU_TENSOR_MAP_SWIZZLE_128B);
+SAME(CU_MAP_L2_256, CU_TENSOR_MAP_L2_PROMOTION_L2_256B);
+SAME(0, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
 
 #define SIZE(ours, theirs) _Static_assert(sizeof(ours) == sizeof(theirs), #theirs)
 SIZE(CuPtr, CUdeviceptr);
 SIZE(CuHandle, CUcontext);
+SIZE(CuTensorMap, CUtensorMap);
 SIZE(int, CUresult);
 SIZE(int, CUdevice);
 SIZE(int, CUdevice_attribute);

@@ -5,8 +5,11 @@
 //
 // FAKE_CUDA in the environment tells it what to be, in words: "cuInit=34" makes that call fail with
 // that error, "sm=75" is the device's compute capability, "version=12080" the driver's, "nvrtc=13"
-// NVRTC's (this library serves as that too: it tells a version), "devices=0", "shared=100000" bytes
-// a block may have.
+// NVRTC's (this library serves as that too: whatever the source, its code is empty), "devices=0",
+// "shared=100000" bytes a block may have, "any=1": code may be a real cubin, whose kernels do
+// nothing.
+//
+// Built with FAKE_OLD it is a driver of CUDA 11.4, without what came later.
 //
 // Code is the header of an ELF file, then a line a kernel: "name argument-bytes threads-at-most".
 #include <pthread.h>
@@ -24,7 +27,7 @@ static char log_text[1 << 16];
 static size_t log_n;
 static FakeKernel *on_launch;
 
-// --- What the test sees --------------------------------------------------------------------------
+// --- What the test sees -------------------------------------------------------------------------
 EXPORT const char *fake_log(void) { return log_text; }
 
 EXPORT void fake_log_clear(void) {
@@ -63,7 +66,7 @@ static int setting(const char *name, int otherwise) {
         if (error_) return error_;                                                                 \
     } while (0)
 
-// --- Device --------------------------------------------------------------------------------------
+// --- Device -------------------------------------------------------------------------------------
 EXPORT int cuInit(unsigned flags) {
     CALL("cuInit %u\n", flags);
     return 0;
@@ -127,7 +130,7 @@ EXPORT int cuDeviceTotalMem_v2(size_t *bytes, int device) {
     return 0;
 }
 
-// --- Contexts: any pointer is one ----------------------------------------------------------------
+// --- Contexts: any pointer is one ---------------------------------------------------------------
 static char primary[1];
 static _Thread_local void *stack[8];
 static _Thread_local int depth;
@@ -143,10 +146,12 @@ EXPORT int cuCtxGetCurrent(void **context) {
     return 0;
 }
 
+#ifndef FAKE_OLD
 EXPORT int cuCtxGetId(void *context, unsigned long long *id) {
     *id = (unsigned long long)(size_t)context + (unsigned)setting("generation", 0);
     return 0;
 }
+#endif
 
 EXPORT int cuCtxPushCurrent_v2(void *context) {
     CALL("push\n");
@@ -160,7 +165,7 @@ EXPORT int cuCtxPopCurrent_v2(void **context) {
     return 0;
 }
 
-// --- Modules -------------------------------------------------------------------------------------
+// --- Modules ------------------------------------------------------------------------------------
 typedef struct Function {
     char name[32];
     int bytes, threads, dynamic;
@@ -198,7 +203,10 @@ EXPORT int cuModuleGetFunction(void **function, void *module, const char *name) 
     FakeModule *m = module;
     for (int i = 0; i < m->n; i++)
         if (!strcmp(m->f[i].name, name)) return *function = &m->f[i], 0;
-    return 500;
+    if (!setting("any", 0)) return 500;
+    static Function idle = {"idle", 0, 1024, 0};
+    *function = &idle;
+    return 0;
 }
 
 EXPORT int cuModuleUnload(void *module) {
@@ -220,19 +228,52 @@ EXPORT int cuFuncGetAttribute(int *value, int attribute, void *function) {
 
 EXPORT int cuFuncSetAttribute(void *function, int attribute, int value) {
     CALL("cuFuncSetAttribute %d %d\n", attribute, value);
-    ((Function *)function)->dynamic = value;
+    Function *f = function;
+    if (f->dynamic < value) f->dynamic = value;
     return 0;
 }
 
+#ifndef FAKE_OLD
+// A checker of API calls takes an index past the last argument for a fault: it is in the log.
 EXPORT int cuFuncGetParamInfo(void *function, size_t i, size_t *offset, size_t *size) {
     Function *f = function;
+    if (i || !f->bytes) note("no argument %zu of %s\n", i, f->name);
     if (i || !f->bytes) return 1;
     *offset = 0;
     *size = (size_t)f->bytes;
     return 0;
 }
 
-// --- Memory --------------------------------------------------------------------------------------
+// Refuses what the driver does.
+EXPORT int cuTensorMapEncodeTiled(void *map, int type, unsigned rank, void *base,
+                                  const unsigned long long *dims, const unsigned long long *strides,
+                                  const unsigned *box, const unsigned *steps, int interleave,
+                                  int swizzle, int promotion, int fill) {
+    static const int size[] = {[3] = 4, [6] = 2, [7] = 4, [9] = 2};
+    FakeMap *m = map;
+    CALL("cuTensorMapEncodeTiled\n");
+    if ((size_t)map % 64 || (size_t)base % 16 || rank < 1 || rank > 5 || interleave || fill ||
+        promotion < 0 || promotion > 3 || (swizzle && swizzle != 3) || type < 0 || type > 9 ||
+        !size[type] || box[0] * (unsigned)size[type] % 16 ||
+        (swizzle && box[0] * (unsigned)size[type] > 128))
+        return 1;
+    *m = (FakeMap){.base = (size_t)base,
+                   .type = (unsigned char)type,
+                   .rank = (unsigned char)rank,
+                   .swizzle = (unsigned char)swizzle,
+                   .promotion = (unsigned char)promotion};
+    for (unsigned i = 0; i < rank; i++) {
+        if (!dims[i] || dims[i] > 1ull << 32 || !box[i] || box[i] > 256 || steps[i] != 1) return 1;
+        if (i && (!strides[i - 1] || strides[i - 1] % 16 || strides[i - 1] >= 1ull << 40)) return 1;
+        m->dim[i] = dims[i];
+        m->box[i] = (unsigned short)box[i];
+        if (i) m->stride[i - 1] = strides[i - 1];
+    }
+    return 0;
+}
+#endif
+
+// --- Memory -------------------------------------------------------------------------------------
 static struct {
     char *at;
     size_t bytes;
@@ -302,7 +343,7 @@ EXPORT int cuMemsetD8Async(unsigned long long to, unsigned char value, size_t n,
     return 0;
 }
 
-// --- Streams, graphs, events ---------------------------------------------------------------------
+// --- Streams, graphs, events --------------------------------------------------------------------
 typedef struct Launch {
     Function *f;
     unsigned grid, block, shared;
@@ -432,9 +473,66 @@ EXPORT int cuEventElapsedTime(float *ms, void *from, void *to) {
     return 0;
 }
 
-// --- And a compiler that tells its version -------------------------------------------------------
+// --- And a compiler: what it makes is the head of a cubin ---------------------------------------
 EXPORT int nvrtcVersion(int *major, int *minor) {
     *major = setting("nvrtc", 13);
     *minor = 0;
     return *major ? 0 : 1;
 }
+
+EXPORT int nvrtcGetNumSupportedArchs(int *count) {
+    *count = 1;
+    return 0;
+}
+
+EXPORT int nvrtcGetSupportedArchs(int *archs) {
+    *archs = setting("sm", 90);
+    return 0;
+}
+
+EXPORT int nvrtcCreateProgram(void **program, const char *source, const char *name, int n,
+                              const char *const *headers, const char *const *names) {
+    CALL("nvrtcCreateProgram %s\n", name);
+    (void)source, (void)n, (void)headers, (void)names;
+    *program = primary;
+    return 0;
+}
+
+EXPORT int nvrtcCompileProgram(void *program, int n, const char *const *options) {
+    CALL("nvrtcCompileProgram %s\n", n ? options[0] : "");
+    (void)program;
+    return 0;
+}
+
+EXPORT int nvrtcDestroyProgram(void **program) {
+    *program = NULL;
+    return 0;
+}
+
+static const char head_of_cubin[128] = "\x7f"
+                                       "ELF\2\1";
+
+EXPORT int nvrtcGetCUBINSize(void *program, size_t *size) {
+    (void)program;
+    *size = sizeof head_of_cubin;
+    return 0;
+}
+
+EXPORT int nvrtcGetCUBIN(void *program, char *cubin) {
+    (void)program;
+    memcpy(cubin, head_of_cubin, sizeof head_of_cubin);
+    return 0;
+}
+
+#define NOTHING(name)                                                                              \
+    EXPORT int name##Size(void *program, size_t *size) {                                           \
+        (void)program;                                                                             \
+        *size = 0;                                                                                 \
+        return 0;                                                                                  \
+    }                                                                                              \
+    EXPORT int name(void *program, char *text) {                                                   \
+        (void)program, (void)text;                                                                 \
+        return 0;                                                                                  \
+    }
+NOTHING(nvrtcGetPTX)
+NOTHING(nvrtcGetProgramLog)

@@ -10,6 +10,13 @@ typedef const char *FakeLog(void);
 typedef void FakeLogClear(void);
 typedef void FakeOnLaunch(FakeKernel *f);
 
+// What the 128 bytes of a tensor map hold here.
+typedef struct FakeMap {
+    unsigned long long base, dim[5], stride[4];
+    unsigned short box[5];
+    unsigned char type, rank, swizzle, promotion;
+} FakeMap;
+
 // The functions as a library exports them.
 const char *fake_log(void);
 void fake_log_clear(void);

@@ -124,6 +124,8 @@ static const char cuda_sample[] = "ssdc-artifact 1\n"
                                   "ws n i32\n"
                                   "kernel group b*24 65536 256\n"
                                   "takes 2 0 3\n"
+                                  "map 1 swizzle 128 box 64 1 1\n"
+                                  "map 0 swizzle 0 box 256 8\n"
                                   "kernel idle 1 0 32\n"
                                   "takes\n"
                                   "plan always\n"
@@ -138,7 +140,13 @@ static void cuda_round_trip(void) {
     const ArtKernel *k = art.plans[0].kernels;
     CHECK(k[0].threads == 256 && k[0].scratch == 65536 && k[0].n_takes == 3);
     CHECK(k[0].takes[0] == 2 && k[0].takes[1] == 0 && k[0].takes[2] == 3);
-    CHECK(k[1].threads == 32 && k[1].n_takes == 0);
+    CHECK(k[0].n_maps == 2 && k[0].maps[0].take == 1 && k[0].maps[0].swizzle == 128);
+    CHECK(k[0].maps[0].rank == 3 && k[0].maps[0].box[0] == 64 && k[0].maps[0].box[2] == 1);
+    CHECK(k[0].maps[1].rank == 2 && !k[0].maps[1].swizzle && k[0].maps[1].box[0] == 256);
+    CHECK(k[1].threads == 32 && k[1].n_takes == 0 && k[1].n_maps == 0);
+    const int rank[] = {3, 3, 2}; // maps come first, and the whole is a multiple of 64
+    CHECK(ssd_artifact_arg_bytes(rank, 3, 1, 0) == 8 * (3 + 1 + 16));
+    CHECK(ssd_artifact_arg_bytes(rank, 3, 1, 2) == 256 + 192);
     ssd_artifact_print(&art, &out);
     CHECK_SAME(out.s, cuda_sample);
     ssd_text_free(&out);
@@ -225,16 +233,18 @@ static void refused(void) {
     expect_refused(sample, "kernel all", "kernel all b 0\ntakes 0", "belongs to CUDA targets");
 }
 
-// A kernel of n tensors of rank 8: 17 words each, and 512 are possible.
-static void many_tensors(int n, const char *message) {
+// A kernel of n tensors of rank 8 and one of rank 1, with maps of that: 17 and 3 words each, a map
+// has 16, and 512 are possible.
+static void many_tensors(int n, int maps, const char *message) {
     Arena a = {0};
     Artifact art;
     Text text = {0}, why = {0};
     ssd_text_printf(&text, "ssdc-artifact 1\nprogram p forward cuda-sm_80\nschedule x\n");
     for (int i = 0; i < n; i++) ssd_text_printf(&text, "param x%d in f32 1 1 1 1 1 1 1 1\n", i);
-    ssd_text_printf(&text, "plan always\nkernel k 1 0 32\ntakes");
-    for (int i = 0; i < n; i++) ssd_text_printf(&text, " %d", i);
+    ssd_text_printf(&text, "param y in f32 64\nplan always\nkernel k 1 0 32\ntakes");
+    for (int i = 0; i <= n; i++) ssd_text_printf(&text, " %d", i);
     ssd_text_printf(&text, "\n");
+    for (int i = 0; i < maps; i++) ssd_text_printf(&text, "map %d swizzle 0 box 64\n", n);
     CHECK(ssd_artifact_parse(&a, text.s, text.n, &art, &why) == !message);
     if (message) CHECK_HOLDS(why.s, message);
     ssd_text_free(&text);
@@ -261,11 +271,37 @@ static void cuda_refused(void) {
         {"takes 2 0 3", "takes 2 0 99999", "bad tensor '99999'"},
         {"takes 2 0 3", "takes 2\ntakes 0", "kernel 'group' takes twice"},
         {"plan always", "plan always\ntakes 0", "'takes' before the first kernel"},
+        {"map 1", "map 1", "expected 'map TAKE swizzle BYTES box ELEMENTS...'"},
+        {"map 1", "map 1 swizzle 128 box", "expected 'map TAKE"},
+        {"map 1", "map 1 swizzled 128 box 64 1 1", "expected 'map TAKE"},
+        {"map 1", "map 1 swizzle 128 of 64 1 1", "expected 'map TAKE"},
+        {"map 1", "map 1 swizzle 128 box 1 1 1 1 1 1", "at most 5 dims"},
+        {"map 1", "map -1 swizzle 128 box 64 1 1", "bad tensor '-1'"},
+        {"map 1", "map x swizzle 128 box 64 1 1", "bad tensor 'x'"},
+        {"map 1", "map 3 swizzle 128 box 64 1 1", "map 0 of kernel 'group' is of tensor 3 of 3"},
+        {"map 1", "map 1 swizzle 64 box 64 1 1", "bad swizzle '64'"},
+        {"map 1", "map 1 swizzle 129 box 64 1 1", "bad swizzle '129'"},
+        {"map 1", "map 1 swizzle 128 box 64 0 1", "bad box size '0'"},
+        {"map 1", "map 1 swizzle 128 box 64 257 1", "bad box size '257'"},
+        {"map 1", "map 1 swizzle 128 box 64 1 -1", "bad box size '-1'"},
+        {"map 1", "map 1 swizzle 128 box 64 1", "has a box of rank 2, 'x' has rank 3"},
+        {"map 1", "map 1 swizzle 128 box 72 1 1", "rows of 144 bytes"},
+        {"map 1", "map 1 swizzle 0 box 4 1 1", "rows of 8 bytes"},
+        {"map 0", "map 1 swizzle 0 box 64 1 1\nmap 0 swizzle 0 box 6 8",
+         "map 2 of kernel 'group' has rows of 24 bytes"},
+        {"takes 1 0", "map 0 swizzle 0 box 64 1 1\ntakes 1 0", "'map' before the kernel's 'takes'"},
+        {"plan always", "plan always\nmap 0 swizzle 0 box 64 1 1",
+         "'map' before the kernel's 'takes'"},
     };
     for (size_t i = 0; i < COUNTOF(cases); i++)
         expect_refused(cuda_sample, cases[i].from, cases[i].to, cases[i].message);
-    many_tensors(30, NULL);
-    many_tensors(31, "the argument of kernel 'k' has 4216 bytes, 4096 are possible");
+    many_tensors(29, 0, NULL);
+    many_tensors(30, 0, "the argument of kernel 'k' has 4104 bytes, 4096 are possible");
+    many_tensors(0, 31, NULL);
+    many_tensors(1, 31, "the argument of kernel 'k' has 4160 bytes, 4096 are possible");
+    many_tensors(0, 33, "more than 32 maps");
+    many_tensors(12, 18, NULL);
+    many_tensors(13, 18, "the argument of kernel 'k' has 4160 bytes");
 }
 
 // Cut and damaged texts: refused or, when the damage means something, taken; never a fault.

@@ -10,6 +10,7 @@
 #include <dlfcn.h>
 #include <ftw.h>
 #include <pthread.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -19,10 +20,9 @@ static FakeLog *log_of;
 static FakeLogClear *log_clear;
 static FakeOnLaunch *on_launch;
 
-// --- A program
-// ------------------------------------------------------------------------------------- first takes
-// w, x; second takes y, w, x; state takes hT, h0. Words: tensors + 2 symbols + 2 a dim.
-static const char text[] =
+// --- A program ----------------------------------------------------------------------------------
+// first takes w, x; second takes y, w, x; state takes hT, h0. Words: tensors + 2 symbols + 2 a dim.
+static const char toy_text[] =
     "ssdc-artifact 1\nprogram toy forward cuda-sm_80\nschedule form=toy q=1\n"
     "sym b x 0\nsym t x 1\n"
     "param x in f32 b t 6\nparam h0 in f32 b 3\n"
@@ -34,6 +34,7 @@ static const char text[] =
     "plan always\nkernel state b*3000000000 0 32\ntakes 3 1\n";
 static const char kernels[] = "first 128 1024\nsecond 184 1024\nstate 96 64\n";
 enum { B = 2, T = 5, H = 6 };
+static const char *text = toy_text; // of the artifact that the hook makes
 
 static char code[512];
 static size_t code_size;
@@ -53,7 +54,7 @@ static ssd_status hook(Arena *a, const ssd_compile_options *o, Artifact *out) {
     Text why = {0};
     compiled++;
     (void)o;
-    CHECK(ssd_artifact_parse(a, text, sizeof text - 1, out, &why));
+    CHECK(ssd_artifact_parse(a, text, strlen(text), out, &why));
     if (why.s) printf("  %s\n", why.s);
     ssd_text_free(&why);
     out->code = code;
@@ -82,7 +83,7 @@ static void expect_compile(const char *target, ssd_status want, const char *mess
     ssd_context_destroy(c);
 }
 
-// --- Nothing there -------------------------------------------------------------------------------
+// --- Nothing there ------------------------------------------------------------------------------
 static void cpu_still_works(void) {
     bool runs = false;
     CHECK(ssd_cpu_target("cpu", &runs) && runs);
@@ -154,15 +155,15 @@ static void orin_and_later(void) { // 8.8: none of its own
     expect_target("sm_89", "cuda-sm_89", false);
 }
 
-// --- NVRTC and the key ---------------------------------------------------------------------------
+// --- NVRTC and the key --------------------------------------------------------------------------
 static void key(void) {
     Arena a = {0};
     char *k;
     size_t n;
     CHECK(ssd_compile_key(&a, &(ssd_compile_options){.spec = "toy", .target = "cuda"}, &k, &n) ==
           SSD_OK);
-    CHECK_HOLDS(k, "\ntarget cuda-sm_90a\nnvrtc 13.0 ");
-    const char *id = strstr(k, "nvrtc 13.0 ") + strlen("nvrtc 13.0 ");
+    CHECK_HOLDS(k, "\ntarget cuda-sm_90a\nnvrtc ");
+    const char *id = strstr(k, "nvrtc ") + strlen("nvrtc ");
     CHECK(strspn(id, "0123456789abcdef") == 40 && id[40] == '\n');
     CHECK(ssd_compile_key(&a, &(ssd_compile_options){.spec = "toy"}, &k, &n) == SSD_OK);
     CHECK(!strstr(k, "nvrtc"));
@@ -170,6 +171,58 @@ static void key(void) {
     CHECK(v && v->major == 13 && v->minor == 0);
     CHECK_HOLDS(v ? v->path : NULL, "libfake_cuda.so");
     ssd_arena_free(&a);
+}
+
+static void copy_library(const char *from, const char *dir) {
+    char to[128], block[4096];
+    mkdir(dir, 0700);
+    snprintf(to, sizeof to, "%s/libnvrtc.so.13", dir);
+    FILE *in = fopen(from, "rb"), *out = fopen(to, "wb");
+    if (!CHECK(in && out)) return;
+    for (size_t n; (n = fread(block, 1, sizeof block, in)) > 0;) fwrite(block, 1, n, out);
+    fclose(in);
+    fclose(out);
+}
+
+static bool mapped_here(const char *dir) {
+    char line[4096];
+    bool found = false;
+    FILE *maps = fopen("/proc/self/maps", "r");
+    while (maps && fgets(line, sizeof line, maps)) found |= strstr(line, dir) != NULL;
+    if (maps) fclose(maps);
+    return found;
+}
+
+// A key takes a look at the file and does not load it; what is loaded later is that file.
+static void expect_unloaded(const char *dir, const char *build) {
+    CHECK_HOLDS(ssd_nvrtc_build(), build);
+    CHECK(!mapped_here(dir));
+    const Nvrtc *n = ssd_nvrtc(NULL);
+    CHECK_HOLDS(n ? n->path : NULL, dir);
+    CHECK_HOLDS(n ? n->version : NULL, ssd_nvrtc_build());
+    CHECK(mapped_here(dir));
+}
+
+static void nvrtc_in_directory(void) {
+    char dir[64];
+    snprintf(dir, sizeof dir, "%s/nvrtc", root);
+    copy_library(FAKE_CUDA_LIBRARY, dir);
+    setenv("SSD_NVRTC", dir, 1);
+    expect_unloaded(dir, "");
+    CHECK(strspn(ssd_nvrtc_build(), "0123456789abcdef") == 40);
+}
+
+// Found as the linker would: what is no library is passed over.
+static void nvrtc_of_linker(void) {
+    char text_dir[64], dir[64], path[200];
+    snprintf(text_dir, sizeof text_dir, "%s/text", root);
+    snprintf(dir, sizeof dir, "%s/linked", root);
+    copy_library(__FILE__, text_dir);
+    copy_library(OLD_CUDA_LIBRARY, dir);
+    snprintf(path, sizeof path, ":/nowhere:%s:%s", text_dir, dir);
+    setenv("LD_LIBRARY_PATH", path, 1);
+    unsetenv("SSD_NVRTC");
+    expect_unloaded(dir, " bytes "); // it was linked without a build id
 }
 
 static void no_nvrtc(void) {
@@ -193,7 +246,7 @@ static void damaged_nvrtc(void) {
     ssd_text_free(&why);
 }
 
-// --- Loading -------------------------------------------------------------------------------------
+// --- Loading ------------------------------------------------------------------------------------
 static void load(void) {
     char dir[64];
     snprintf(dir, sizeof dir, "%s/load", root);
@@ -207,6 +260,7 @@ static void load(void) {
     CHECK_SAME(ssd_kernel_origin(k), "compiled");
     CHECK_HOLDS(log_of(), "cuFuncSetAttribute 8 65536\n");
     CHECK_HOLDS(log_of(), "cuModuleGetFunction state\n");
+    CHECK(!strstr(log_of(), "no argument")); // nobody asked for one that is not there
     CHECK_SAME(ssd_context_warning(c), "");
     ssd_compile_hook = NULL;
     CHECK(compile(c, "cuda", &again) == SSD_OK && compiled == 1);
@@ -275,7 +329,7 @@ static void no_context(void) {
     expect_compile("cuda", SSD_OUT_OF_MEMORY, "cuDevicePrimaryCtxRetain");
 }
 
-// --- Launching -----------------------------------------------------------------------------------
+// --- Launching ----------------------------------------------------------------------------------
 typedef struct Case {
     float *x, *h0, *y, *ws;
     size_t ws_bytes;
@@ -481,6 +535,175 @@ static void host_memory_is_fine(void) { // where device and host share their pag
     ssd_context_destroy(ctx);
 }
 
+// --- Tensor maps --------------------------------------------------------------------------------
+// Maps, maps_made, 3 pointers, 2 symbols, 2 words a dim: 3 * 128 + 8 + 8 * 21, rounded up to 576.
+enum { MAPS = 3, MAPPED_WORDS = 21 };
+static const char maps_text[] = "ssdc-artifact 1\nprogram mapped forward cuda-sm_90a\nschedule x\n"
+                                "sym b x 0\nsym t x 1\n"
+                                "param x in bf16 b t 4 64\nparam y out f32 b t 8\n"
+                                "plan always\nws w f16 64*t\n"
+                                "kernel load b 1024 128\ntakes 1 0 2\n"
+                                "map 1 swizzle 128 box 64 1 64 1\n"
+                                "map 0 swizzle 0 box 8 16 1\n"
+                                "map 2 swizzle 0 box 256\n";
+
+typedef struct Mapped {
+    CuTensorMap map[MAPS];
+    u64 made;
+    i64 word[MAPPED_WORDS];
+} Mapped;
+static Mapped mapped;
+
+static void watch_maps(const char *name, unsigned grid, unsigned block, unsigned shared_bytes,
+                       const void *args) {
+    (void)name, (void)grid, (void)block, (void)shared_bytes;
+    memcpy(&mapped, args, sizeof mapped);
+}
+
+typedef struct MapCase {
+    ssd_arg arg[2];
+    char *x, *y, *ws;
+} MapCase;
+
+static void fill_maps(MapCase *c) {
+    const i64 x[] = {B, T, 4, 64}, y[] = {B, T, 8};
+    if (!c->x) c->x = (char *)device_floats(1 << 16);
+    if (!c->y) c->y = (char *)device_floats(1 << 16);
+    if (!c->ws) c->ws = (char *)device_floats(1 << 16);
+    c->arg[0] = (ssd_arg){"x", ssd_tensor_dense(c->x, SSD_BF16, 4, x)};
+    c->arg[1] = (ssd_arg){"y", ssd_tensor_dense(c->y, SSD_F32, 3, y)};
+}
+
+static bool launch_maps(ssd_kernel *k, const MapCase *c) {
+    memset(&mapped, 0xff, sizeof mapped);
+    bool ok = CHECK(ssd_launch_on(k, c->arg, 2, c->ws, 1 << 16, NULL) == SSD_OK);
+    if (!ok) printf("  %s\n", ssd_last_error());
+    return ok;
+}
+
+static void expect_map(int i, const FakeMap *want) {
+    CHECK(!memcmp(&mapped.map[i], want, sizeof *want));
+}
+
+static void maps_of_dense(ssd_kernel *k, MapCase *c) {
+    fill_maps(c);
+    if (!launch_maps(k, c)) return;
+    CHECK(mapped.made == 7);
+    const FakeMap x = {.base = (size_t)c->x,
+                       .dim = {64, 4, T, B},
+                       .stride = {128, 512, T * 512},
+                       .box = {64, 1, 64, 1},
+                       .type = 9,
+                       .rank = 4,
+                       .swizzle = 3,
+                       .promotion = 3};
+    const FakeMap y = {.base = (size_t)c->y,
+                       .dim = {8, T, B},
+                       .stride = {32, T * 32},
+                       .box = {8, 16, 1},
+                       .type = 7,
+                       .rank = 3,
+                       .promotion = 3};
+    const FakeMap w = {
+        .base = (size_t)c->ws, .dim = {64 * T}, .box = {256}, .type = 6, .rank = 1, .promotion = 3};
+    expect_map(0, &x);
+    expect_map(1, &y);
+    expect_map(2, &w);
+    const i64 words[MAPPED_WORDS] = {(i64)c->y, (i64)c->x, (i64)c->ws, B, T,       T * 8, 8,
+                                     1,         B,         T,          8, T * 256, 256,   64,
+                                     1,         B,         T,          4, 64,      1,     64 * T};
+    CHECK(!memcmp(mapped.word, words, sizeof words));
+    log_clear(); // the same again asks the driver for nothing else
+    launch_maps(k, c);
+    CHECK_SAME(log_of(), "push\ncuTensorMapEncodeTiled\ncuTensorMapEncodeTiled\n"
+                         "cuTensorMapEncodeTiled\nlaunch load 2 1 1, 128 1 1, 1024\npop\n");
+}
+
+// Tensors that TMA can read as they lie, or not: maps_made, and a map of zeros where its bit is 0.
+static void maps_of_views(ssd_kernel *k, MapCase *c) {
+    enum { NO_DIM = -1 };
+    static const struct {
+        int dim; // of x
+        i64 size, stride;
+        int offset; // of its data, in bytes
+        u64 made;
+        const char *fake;
+    } cases[] = {
+        {NO_DIM, 0, 0, 16, 7, ""},
+        {NO_DIM, 0, 0, 2, 6, ""},
+        {NO_DIM, 0, 0, 8, 6, ""},
+        {1, T, 264, 0, 7, ""},
+        {1, T, 260, 0, 6, ""}, // 520 bytes
+        {3, 64, 2, 0, 6, ""},  // innermost elements apart
+        {2, 4, 0, 0, 6, ""},   // all heads the same
+        {0, B, -(T * 256), 0, 6, ""},
+        {0, 1, 3, 0, 7, ""}, // a dimension of size 1 has no stride
+        {0, 1, 0, 0, 7, ""},
+        {0, B, ((i64)1 << 39) - 8, 0, 7, ""},
+        {0, B, (i64)1 << 39, 0, 6, ""}, // 2^40 bytes
+        {NO_DIM, 0, 0, 0, 0, "cuTensorMapEncodeTiled=801"},
+    };
+    static const CuTensorMap zeros;
+    for (size_t i = 0; i < COUNTOF(cases); i++) {
+        fill_maps(c);
+        ssd_tensor *x = &c->arg[0].tensor;
+        x->data = c->x + cases[i].offset;
+        if (cases[i].dim != NO_DIM) {
+            x->dims[cases[i].dim] = cases[i].size;
+            x->strides[cases[i].dim] = cases[i].stride;
+        }
+        c->arg[1].tensor.dims[0] = x->dims[0];
+        if (cases[i].stride < 0) x->data = c->x + 2 * T * 512;
+        setenv("FAKE_CUDA", cases[i].fake, 1);
+        if (!launch_maps(k, c)) continue;
+        if (!CHECK(mapped.made == cases[i].made))
+            printf("  view %zu: %llx\n", i, (unsigned long long)mapped.made);
+        for (int m = 0; m < MAPS; m++)
+            CHECK((mapped.made >> m & 1) == !!memcmp(&mapped.map[m], &zeros, sizeof zeros));
+    }
+    setenv("FAKE_CUDA", "", 1);
+    fill_maps(c); // no rows at all: neither x nor y has elements, nor the workspace
+    for (int i = 0; i < 2; i++) c->arg[i].tensor.dims[1] = 0;
+    if (launch_maps(k, c)) CHECK(mapped.made == 0);
+}
+
+static ssd_kernel *mapped_kernel(ssd_context *ctx) {
+    text = maps_text;
+    make_code("load 576 1024\n");
+    on_launch(watch_maps);
+    return toy(ctx);
+}
+
+static void drop_maps(ssd_kernel *k, ssd_context *ctx, const MapCase *c) {
+    char *all[] = {c->x, c->y, c->ws};
+    for (int i = 0; i < 3; i++) ssd_cuda_driver()->api.MemFree((CuPtr)(uintptr_t)all[i]);
+    ssd_kernel_destroy(k);
+    ssd_context_destroy(ctx);
+}
+
+static void maps(void) {
+    ssd_context *ctx = new_context("");
+    ssd_kernel *k = mapped_kernel(ctx);
+    MapCase c = {0};
+    if (!k) return;
+    maps_of_dense(k, &c);
+    maps_of_views(k, &c);
+    drop_maps(k, ctx, &c);
+    make_code("load 568 1024\n"); // not rounded up
+    expect_compile("cuda", SSD_INVALID_ARGUMENT, "argument of 568 bytes, the artifact says 576");
+}
+
+// A driver without maps, and without all else that is optional.
+static void no_maps(void) {
+    ssd_context *ctx = new_context("");
+    ssd_kernel *k = mapped_kernel(ctx);
+    MapCase c = {0};
+    if (!k) return;
+    fill_maps(&c);
+    if (launch_maps(k, &c)) CHECK(mapped.made == 0 && mapped.word[0] == (i64)c.y);
+    drop_maps(k, ctx, &c);
+}
+
 // Many threads, two contexts, one kernel.
 static ssd_kernel *shared;
 
@@ -555,7 +778,7 @@ static void forks(void) {
     ssd_context_destroy(ctx);
 }
 
-// --- The cases, a process each -------------------------------------------------------------------
+// --- The cases, a process each ------------------------------------------------------------------
 static const struct {
     const char *name;
     void (*run)(void);
@@ -575,6 +798,8 @@ static const struct {
     {"compute capability 9.0", hopper, "sm=90"},
     {"compute capability 8.8", orin_and_later, "sm=88"},
     {"key", key, "sm=90"},
+    {"NVRTC in a directory", nvrtc_in_directory, "sm=90"},
+    {"NVRTC of the linker", nvrtc_of_linker, "sm=90"},
     {"no NVRTC", no_nvrtc, "sm=90", NULL, "/nowhere"},
     {"damaged NVRTC", damaged_nvrtc, "nvrtc=0"},
     {"load", load, "sm=80"},
@@ -585,6 +810,8 @@ static const struct {
     {"launches", launches, "sm=80"},
     {"launch faults", launch_faults, "sm=80"},
     {"host memory", host_memory_is_fine, "sm=80 reads_host=1"},
+    {"tensor maps", maps, "sm=90"},
+    {"no tensor maps", no_maps, "sm=90", OLD_CUDA_LIBRARY},
     {"threads", threads, "sm=80"},
     {"forks", forks, "sm=80"},
 };
@@ -599,7 +826,8 @@ static void run_case(size_t i) {
     setenv("FAKE_CUDA", cases[i].fake, 1);
     setenv("SSD_CUDA_DRIVER", cases[i].driver ? cases[i].driver : FAKE_CUDA_LIBRARY, 1);
     setenv("SSD_NVRTC", cases[i].nvrtc ? cases[i].nvrtc : FAKE_CUDA_LIBRARY, 1);
-    void *lib = dlopen(FAKE_CUDA_LIBRARY, RTLD_NOW | RTLD_LOCAL);
+    bool old = cases[i].driver && !strcmp(cases[i].driver, OLD_CUDA_LIBRARY);
+    void *lib = dlopen(old ? OLD_CUDA_LIBRARY : FAKE_CUDA_LIBRARY, RTLD_NOW | RTLD_LOCAL);
     if (!CHECK(lib != NULL)) return;
     *(void **)&log_of = symbol(lib, "fake_log");
     *(void **)&log_clear = symbol(lib, "fake_log_clear");

@@ -30,6 +30,7 @@ static ssd_status hook(Arena *a, const ssd_compile_options *o, Artifact *out) {
     if (!strcmp(o->spec, "bad")) return ssd_fail(SSD_INVALID_SPEC, "f.yaml:1:1: error: bad");
     if (!strcmp(o->spec, "huge")) ssd_arena_alloc(a, SIZE_MAX / 2);
     CHECK(ssd_artifact_parse(a, text, sizeof text - 1, out, &why));
+    if (!strcmp(o->spec, "idle")) out->plans[0].kernels[1].blocks = "0"; // second, which writes y
     out->code = object;
     out->code_size = object_size;
     if (!strcmp(o->spec, "broken")) out->code_size = 100;
@@ -195,7 +196,7 @@ static void faults(void) {
     ssd_context_destroy(c);
 }
 
-// --- Launches ------------------------------------------------------------------------------------
+// --- Launches -----------------------------------------------------------------------------------
 
 enum { B = 2, T = 5, H = 6, S = 3 };
 
@@ -303,6 +304,17 @@ static void launches(ssd_kernel *k) {
 }
 
 typedef void Spoil(Case *c);
+// A kernel whose grid is empty is left out, the others run.
+static void empty_grid(ssd_context *ctx) {
+    ssd_kernel *k = NULL;
+    Case c;
+    CHECK(ssd_compile(ctx, &(ssd_compile_options){.spec = "idle", .target = "x86-64-v2"}, &k) ==
+          SSD_OK);
+    fill(&c);
+    CHECK(k && launch(k, &c) == SSD_OK && c.y[0] == -1 && c.hT[0] == 101);
+    ssd_kernel_destroy(k);
+}
+
 static void no_x(Case *c) { c->arg[0] = c->arg[--c->n]; }
 static void twice(Case *c) { c->arg[c->n++] = c->arg[0]; }
 static void misspelt(Case *c) { c->arg[3].name = "ht"; }
@@ -516,6 +528,45 @@ static int remove_one(const char *path, const struct stat *st, int flag, struct 
     return remove(path);
 }
 
+// A plan for tensors without gaps is taken for such tensors only.
+static void dense_plan(void) {
+    static const char lines[] =
+        "ssdc-artifact 1\nprogram gaps step cpu-x86-64-v2\nschedule \n"
+        "sym b x 0\nparam x in f32 b 2 4\nparam y out bf16 b 8\n"
+        "plan when dense && b<9\nkernel near b 0\nplan always\nkernel far b 0\n";
+    static const struct {
+        i64 b, x_stride[3], y_stride[2];
+        int x_at, y_at; // bytes behind a multiple of 64
+        int plan;
+    } cases[] = {{3, {8, 4, 1}, {8, 1}, 0, 0, 0},  {3, {8, 4, 1}, {8, 1}, 16, 48, 0},
+                 {3, {8, 4, 1}, {8, 1}, 4, 0, 1},  {3, {8, 4, 1}, {8, 1}, 0, 8, 1},
+                 {3, {12, 4, 1}, {8, 1}, 0, 0, 1}, {3, {8, 4, 1}, {16, 1}, 0, 0, 1},
+                 {3, {8, 1, 2}, {8, 1}, 0, 0, 1},  {1, {99, 4, 1}, {-7, 1}, 0, 0, 0},
+                 {9, {8, 4, 1}, {8, 1}, 0, 0, 1},  {0, {8, 4, 1}, {8, 1}, 0, 0, 0}};
+    Arena a = {0};
+    Artifact art;
+    Text why = {0};
+    _Alignas(64) static char x[4096], y[4096];
+    CHECK(ssd_artifact_parse(&a, lines, sizeof lines - 1, &art, &why));
+    for (size_t i = 0; i < COUNTOF(cases); i++) {
+        i64 xd[] = {cases[i].b, 2, 4}, yd[] = {cases[i].b, 8};
+        ssd_arg arg[] = {{"x", ssd_tensor_dense(x + cases[i].x_at, SSD_F32, 3, xd)},
+                         {"y", ssd_tensor_dense(y + cases[i].y_at, SSD_BF16, 2, yd)}};
+        memcpy(arg[0].tensor.strides, cases[i].x_stride, sizeof cases[i].x_stride);
+        memcpy(arg[1].tensor.strides, cases[i].y_stride, sizeof cases[i].y_stride);
+        Launch l;
+        CHECK(ssd_launch_check(&art, arg, 2, &l) == SSD_OK && l.plan == &art.plans[cases[i].plan]);
+        ssd_launch_release(&l);
+    }
+    // Elsewhere the word means nothing.
+    static const char bad[] = "ssdc-artifact 1\nprogram gaps step cpu-x86-64-v2\nschedule \n"
+                              "param x in f32 4\nplan always\nkernel near dense 0\n";
+    CHECK(!ssd_artifact_parse(&a, bad, sizeof bad - 1, &art, &why));
+    CHECK_HOLDS(why.s, "unknown symbol 'dense'");
+    ssd_text_free(&why);
+    ssd_arena_free(&a);
+}
+
 int main(void) {
     object = test_read_file(FIXTURE_OBJECT, &object_size);
     if (!CHECK(object != NULL) || !CHECK(mkdtemp(root) != NULL)) return test_end();
@@ -523,6 +574,7 @@ int main(void) {
     faults();
     for (int n = 1; n <= 4; n += 3) {
         ssd_context *c = new_context(n, "");
+        empty_grid(c);
         ssd_kernel *k = toy(c);
         if (k) {
             launches(k);
@@ -534,6 +586,7 @@ int main(void) {
     }
     overlaps();
     packed();
+    dense_plan();
     free(object);
     nftw(root, remove_one, 16, FTW_DEPTH | FTW_PHYS);
     return test_end();
