@@ -345,6 +345,12 @@ static void test_schedule(void) {
     schedule("sub=16 block=8 hoist=1 q=1 form=recurrent",
              "form=recurrent q=1 hoist=1 block=8 sub=16");
     schedule("form=quadratic", "form=quadratic");
+    schedule("heads=2 split=t3 form=chunked", "form=chunked split=t3 heads=2");
+    schedule("split=auto", "split=auto");
+    schedule("split=3", "schedule key 'split' is '3'; expected auto or t and a number");
+    schedule("split=t", "schedule key 'split' is 't'; expected auto or t and a number");
+    schedule("split=t0", "schedule key 'split' is 't0'; expected auto or t and a number");
+    schedule("split=t4097", "schedule key 'split' is 't4097'; expected auto or t and a number");
     schedule("form=chonked", "schedule key 'form' is 'chonked'; expected auto, recurrent");
     schedule("frm=chunked", "unknown schedule key 'frm'; did you mean 'form'?");
     schedule("zzzzzzzz=1", "unknown schedule key 'zzzzzzzz'; expected form, q");

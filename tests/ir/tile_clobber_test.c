@@ -146,5 +146,7 @@ int main(void) {
                                             "form=quadratic q=8"};
     for (size_t f = 0; f < COUNTOF(files); f++)
         for (size_t s = 0; s < COUNTOF(schedules); s++) test(files[f], schedules[s]);
+    test("scalar_decay", "form=chunked q=8 split=t2");
+    test("key_decay", "form=chunked q=8 split=t2");
     return test_end();
 }

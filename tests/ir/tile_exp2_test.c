@@ -160,7 +160,7 @@ static void test_text(void) {
     }
 }
 
-// --- Meaning -------------------------------------------------------------------------------------
+// --- Meaning ------------------------------------------------------------------------------------
 static void fill(Arena *a, const Prog *p, TileRun *r) {
     u64 state = 5;
     r->tensor = NEWN(a, Array, p->tensors.n);

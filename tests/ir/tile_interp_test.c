@@ -182,7 +182,7 @@ static void test_promises(void) {
     ssd_arena_free(&a);
 }
 
-// --- Placed programs: what an op may do to the storage of others ---------------------------------
+// --- Placed programs: what an op may do to the storage of others --------------------------------
 static void test_storage(void) {
     static const struct {
         const char *body, *message; // "": it runs, and Y[0..3] is 2 4 6 8
@@ -301,7 +301,7 @@ static void test_storage(void) {
     }
 }
 
-// --- Rounding ------------------------------------------------------------------------------------
+// --- Rounding -----------------------------------------------------------------------------------
 static void test_round(void) {
     static const struct {
         const char *dtype, *x, *to;
@@ -349,7 +349,7 @@ static void test_round(void) {
     ssd_arena_free(&a);
 }
 
-// --- Speed: mamba2 at P=64 N=128 Q=64, 4 heads, 257 tokens: 1.5e8 operations ---------------------
+// --- Speed: mamba2 at P=64 N=128 Q=64, 4 heads, 257 tokens: 1.5e8 operations --------------------
 static void test_speed(void) {
     static const char text[] =
         "program fast stratum 0\nsym b t\naxes i=64 j=64 p=64 n=128\n"

@@ -22,7 +22,7 @@ static double softplus(double x) { return log1p(exp(x)); }
 static double silu(double x) { return x / (1 + exp(-x)); }
 static double elu1(double x) { return x > 0 ? x + 1 : exp(x); }
 
-// --- Tensors by name -----------------------------------------------------------------------------
+// --- Tensors by name ----------------------------------------------------------------------------
 typedef struct Bench {
     Arena a;
     Prog *p;
@@ -103,8 +103,8 @@ static void decays(Bench *x, const char *name) {
     for (i64 i = 0; i < count(x, name); i++) l[i] = -softplus(l[i]);
 }
 
-// --- Recurrences
-// --------------------------------------------------------------------------------------- One head:
+// --- Recurrences --------------------------------------------------------------------------------
+// One head:
 // h = h*exp(l) + v k, y = h q. l has one value (wide = false) or one a feature of k.
 typedef struct Seq {
     const double *q, *k, *v, *l;
@@ -160,7 +160,7 @@ static Mamba mamba_of(const Bench *x) {
                    tensor(x, "C"), tensor(x, "D"),  tensor(x, "h0"),    NULL};
 }
 
-// --- The programs --------------------------------------------------------------------------------
+// --- The programs -------------------------------------------------------------------------------
 static void test_mamba(const char *file, i64 b, i64 t) {
     Bench x;
     load(&x, file, b, t, 0);

@@ -147,8 +147,8 @@ static void test_files(void) {
     }
 }
 
-// --- Expressions
-// --------------------------------------------------------------------------------------- Written
+// --- Expressions --------------------------------------------------------------------------------
+// Written
 // `from`, printed `to`, as the body of a map of the given dtype.
 static void test_exprs(void) {
     static const struct {
@@ -259,8 +259,8 @@ static void test_built(void) {
     ssd_arena_free(&a);
 }
 
-// --- Errors
-// -------------------------------------------------------------------------------------------- The
+// --- Errors -------------------------------------------------------------------------------------
+// The
 // body of a kernel and the message it gives, the first line of it. Line 1 of the body is line 8.
 static void test_errors(void) {
     static const struct {
@@ -400,7 +400,7 @@ static void test_declaration_errors(void) {
         {"", "p:1: error: there is no program"},
         {"kernel k\n", "p:1:1: error: expected `program`, found `kernel`"},
         {"program\n", "p:1:8: error: expected a name"},
-        {"program a stratum 2\n", "p:1:19: error: the stratum must be between 0 and 1"},
+        {"program a stratum 3\n", "p:1:19: error: the stratum must be between 0 and 2"},
         {"program a\naxes i=0\n", "p:2:8: error: an axis must be between 1"},
         {"program a\naxes i=4 i=5\n", "p:2:10: error: axis `i` is already declared"},
         {"program a\nsym b b\n", "p:2:7: error: symbol `b` is already declared"},
@@ -423,8 +423,8 @@ static void test_declaration_errors(void) {
     }
 }
 
-// --- Hostile text
-// -------------------------------------------------------------------------------------- Whatever
+// --- Hostile text -------------------------------------------------------------------------------
+// Whatever
 // parses must print to text that is its own print.
 static void survive(const char *s, size_t n) {
     Arena a = {0};
