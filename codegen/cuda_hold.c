@@ -111,6 +111,20 @@ static const char *exists(Hold *s, Has h, bool once) {
     return t;
 }
 
+// Does an expression read memory, where a thread beyond the tile has no element?
+static bool reads_memory(const Hold *s, Ex e) {
+    const Expr *x = &s->c->p->exs.v[e];
+    if (x->kind == EX_LOAD) return true;
+    if (x->kind == EX_VAL) return val(s->c, x->val)->naxes && s->c->local[x->val] != s->c->nest;
+    for (int i = 0; x->kind == EX_FN && i < ssd_fns[x->fn].arity; i++)
+        if (reads_memory(s, x->arg[i])) return true;
+    return false;
+}
+static const char *guarded(Hold *s, Has h, Ex e, const char *v) {
+    const char *when = reads_memory(s, e) ? exists(s, h, false) : NULL;
+    return when ? ssd_arena_printf(s->c->a, "%s ? (%s) : 0", when, v) : v;
+}
+
 // --- Ops ----------------------------------------------------------------------------------------
 static const char *declare(Hold *s, const TOp *o) {
     Cuda *c = s->c;
@@ -144,7 +158,8 @@ static void map(Hold *s, const TOp *o) {
     name_axes(s, BY_NEIGHBOUR);
     bool real = ssd_cuda_dtype_kind(t->dtype) == KIND_FLOAT;
     const char *v = real ? ssd_cuda_float(c, o->e) : ssd_cuda_ex(c, o->e);
-    ssd_cuda_line(c, "%s = %s;", name, ssd_cuda_round(c, v, t->dtype));
+    v = guarded(s, h, o->e, ssd_cuda_round(c, v, t->dtype));
+    ssd_cuda_line(c, "%s = %s;", name, v);
     keep(s, o);
     close_loops(s, n);
 }
@@ -201,7 +216,7 @@ static bool store_rows(Hold *s, const TOp *o, Has h) {
         ssd_cuda_line(c, "#pragma unroll");
         name_axes(s, BY_NEIGHBOUR);
         ssd_cuda_line(c, "for (int %s = 0; %s < %d; %s++) %s[%s] = %s;", k, k, s->h.width, k, array,
-                      k, ssd_cuda_float(c, o->e));
+                      k, guarded(s, h, o->e, ssd_cuda_float(c, o->e)));
     }
     ssd_cuda_line(c, "%s;", row);
     close_loops(s, n);
@@ -236,7 +251,7 @@ static void reduce(Hold *s, const TOp *o) {
     ssd_cuda_line(c, "%s = neutral<%s>();", name, kind);
     int n = open_loops(s, (Has){false, true}, BY_NEIGHBOUR);
     name_axes(s, BY_NEIGHBOUR);
-    const char *when = exists(s, (Has){false, true}, false);
+    const char *when = exists(s, (Has){h.row && reads_memory(s, o->e), true}, false);
     const char *sum =
         ssd_arena_printf(c->a, "combine<%s>(%s, %s)", kind, name, ssd_cuda_float(c, o->e));
     if (when)

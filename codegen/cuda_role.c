@@ -391,9 +391,10 @@ static void copy_by_threads(Cuda *c, const TOp *o, const Move *m) {
                       (long long)columns, (long long)m->leading, role_threads(c),
                       ssd_cuda_type(val(c, base)->dtype), m->tile, thread(c), at);
     else if (is_sw128(c, base))
-        ssd_cuda_line(c, "fetch_tile<%lld, %lld, %lld, %d, %s>(%s, %s, %s);", (long long)rows,
+        ssd_cuda_line(c, "fetch_tile<%lld, %lld, %lld, %d, %s, %s>(%s, %s, %s);", (long long)rows,
                       (long long)columns, (long long)m->leading, role_threads(c),
-                      ends_tell ? "true" : "false", m->tile, thread(c), at);
+                      ends_tell ? "true" : "false", o->when ? "false" : "true", m->tile, thread(c),
+                      at);
     else
         ssd_cuda_line(c, "fetch_rows<%lld, %lld, %d, %s>(%s, %s, %s);",
                       (long long)(rows * m->leading), (long long)columns, role_threads(c),

@@ -123,8 +123,26 @@ template <class T> DEVICE u32 bits_of(T *p) { return p ? p->bits : 0; }
 template <class T> DEVICE bool one_piece(const T *first, const T *last) {
     return first && last && last - first == 16 / sizeof(T) - 1 && (u64)first % 16 == 0;
 }
-template <int rows, int columns, int tiles, int threads, bool pieces, class F> DEVICE void fetch_tile(u32 tile, int thread, F at) {
+// A tile in rows of one distance, all of it there (bounds are intervals: its corners speak for it), needs no question
+// piece by piece.
+template <int rows, int columns, int threads, class F> DEVICE bool fetch_whole(u32 tile, int thread, F at) {
+    constexpr int wide = columns / 8;
+    const auto *first = at(0, 0), *second = at(1, 0), *last = at(rows - 1, columns - 1);
+    if (!first || !second || !last) return false;
+    const i64 step = second - first;
+    if (last - first != (rows - 1) * step + columns - 1 || (u64)first % 16 || step % 8) return false;
+    #pragma unroll 4
+    for (int e = thread; e < rows * wide; e += threads) {
+        const int row = e / wide, piece = e % wide;
+        copy16(piece_at<rows>(tile, row, piece), first + row * step + piece * 8);
+    }
+    return true;
+}
+template <int rows, int columns, int tiles, int threads, bool pieces, bool bounds, class F> DEVICE void fetch_tile(u32 tile, int thread, F at) {
     constexpr int bytes = (columns + 63) / 64 * (rows * 128), wide = columns / 8;
+    if constexpr (pieces && bounds && tiles == 1 && rows > 1) {
+        if (fetch_whole<rows, columns, threads>(tile, thread, at)) return;
+    }
     #pragma unroll 1
     for (int e = thread; e < tiles * rows * wide; e += threads) {
         const int row = e / wide, column = e % wide * 8;

@@ -662,7 +662,8 @@ static void loads(Build *b, const char *name, TOp *which, bool words) {
         if (own && any) r->before = inner.before;
     }
     ring_op(r, TOP_PUBLISH, which);
-    if (!b->bad) close_role(r, name, 1, 1, 0);
+    // without TMA lanes copy: two warps, where the block has room for them
+    if (!b->bad) close_role(r, name, b->t->wgmma || words ? 1 : 2, 1, 0);
 }
 
 // --- The kernel ---------------------------------------------------------------------------------
