@@ -2,6 +2,7 @@
 // ssdc explain SPEC: every candidate schedule, lowered as far as it goes: chosen, possible or
 // refused.
 #include "../ir/cost.h"
+#include "../ir/timed.h"
 #include "cli.h"
 
 #include <stdio.h>
@@ -51,6 +52,26 @@ static void predict(const Cli *c, const Unit *u, Facts *f) {
     f->has_cost = !u->machine->gpu;
 }
 
+// A kernel of roles: who runs in how many warps and with how many registers, and how deep the rings
+// are.
+static void roles(const Prog *p, const TKernel *k, Text *out) {
+    const char *gap = "";
+    ssd_text_printf(out, " {");
+    for (const TOp *o = k->body.first; o; o = o->next) {
+        const char *name = p->vals.v[o->out].name;
+        if (o->op == TOP_ROLE) {
+            ssd_text_printf(out, "%s%s %d warp%s", gap, name, o->warps, o->warps == 1 ? "" : "s");
+            if (o->copies > 1) ssd_text_printf(out, " x%d", o->copies);
+            ssd_text_printf(out, " r%d", o->regs);
+        } else if (o->op == TOP_RING) {
+            ssd_text_printf(out, "%sring %s x%d", gap, name, o->depth);
+            if (o->copies > 1) ssd_text_printf(out, " x%d", o->copies);
+        }
+        gap = ", ";
+    }
+    ssd_text_printf(out, "}");
+}
+
 static void gather(const Cli *c, const Unit *u, Facts *f) {
     const Prog *p = u->prog;
     predict(c, u, f);
@@ -58,13 +79,16 @@ static void gather(const Cli *c, const Unit *u, Facts *f) {
     f->kernels = p->kernels.n;
     for (u32 i = 0; i < p->kernels.n; i++) {
         const TKernel *k = &p->kernels.v[i];
-        f->scratch = MAX(f->scratch, scratch_of(&k->body));
+        bool timed = ssd_timed_kernel(p, k);
+        i64 scratch = timed ? ssd_timed_shared_bytes(p, k) : scratch_of(&k->body);
+        f->scratch = MAX(f->scratch, scratch);
         ssd_text_printf(&f->grid, "%s%s(", i ? " " : "", k->name);
         for (int g = 0; g < k->ngrid; g++) {
             ssd_text_printf(&f->grid, "%s%s=", g ? " " : "", p->vals.v[k->grid[g].var].name);
             ssd_ex_print(p, k->grid[g].size, &f->grid);
         }
         ssd_text_printf(&f->grid, ")");
+        if (timed) roles(p, k, &f->grid);
     }
     for (u32 i = 1; i < p->tensors.n; i++) f->workspaces += p->tensors.v[i].role == T_WS;
 }

@@ -40,7 +40,7 @@ static void join(TBlock *to, TBlock *from) {
 }
 
 // Puts the parts of a role together and sets it into the kernel.
-static TOp *close_role(Role *r, const char *name, int warps, int copies, Val rep) {
+static void close_role(Role *r, const char *name, int warps, int copies, Val rep) {
     Build *b = r->b;
     TOp *o = ssd_tile_op(&b->top, TOP_ROLE);
     o->out = ssd_prog_val(b->p, name, SSD_IDX, NULL, 0);
@@ -50,7 +50,8 @@ static TOp *close_role(Role *r, const char *name, int warps, int copies, Val rep
     join(&o->body, &r->regs);
     join(&o->body, &r->pre);
     join(&o->body, &r->post);
-    return r->op = o;
+    if (r->kind == HEADS) b->heads = o;
+    if (r->kind == SCORES) b->scores = o;
 }
 
 static TOp *ring_op(Role *r, TOpCode code, const TOp *which) {
@@ -111,11 +112,10 @@ static Val operand_map(Role *r, Val v, u8 rows, u8 cols) {
     return r->map[v] = out;
 }
 
-static u8 val_axis(const Timer *t, Val v) { return t->p->vals.v[v].ax[1]; }
 // The state as a first operand is packed at the end of the body before, while the last product is
 // under way, and carried beside it; where registers are short it is packed where it is needed.
 static bool packs_ahead(const Timer *t) {
-    return t->wgmma && t->p->axes.v[val_axis(t, t->carry)].size <= 128;
+    return t->wgmma && t->p->axes.v[t->p->vals.v[t->carry].ax[1]].size <= 128;
 }
 static Val packed_state(Role *r, u8 rows, u8 k) {
     Build *b = r->b;
@@ -145,7 +145,7 @@ static void head_mma(Role *r, TOp *d, int m) {
     Val left, acc = 0;
     if (fa->cone == CONE_SLOT) {
         left = ssd_role_get_frag(r, a, rows, k);
-    } else if (ssd_role_origin(t, a) == t->carry && a == t->carry && packs_ahead(t)) {
+    } else if (a == t->carry && packs_ahead(t)) {
         left = packed_state(r, rows, k);
     } else if (fa->cone == CONE_HEAD && fa->rows) {
         Val in = ssd_role_get(r, a); // an accumulator, packed
@@ -173,15 +173,18 @@ static void head_mma(Role *r, TOp *d, int m) {
     r->map[d->out] = out;
 }
 
-static void store(Role *r, TOp *d, Ex e) {
-    TOp tmp = {0};
-    ssd_role_tx_access(r, &tmp, d);
-    TOp *o = ssd_role_emit(r, TOP_STORE, 0), *next = o->next;
-    *o = tmp;
-    o->op = TOP_STORE;
+// An op that reads or writes the tensor that the T0 op d does.
+static TOp *access(Role *r, TOpCode code, const TOp *d) {
+    TOp at = {0};
+    ssd_role_tx_access(r, &at, d); // may emit what the indices need
+    TOp *o = ssd_role_emit(r, code, 0), *next = o->next;
+    *o = at;
+    o->op = (u8)code;
     o->next = next;
-    o->e = e;
+    return o;
 }
+
+static void store(Role *r, TOp *d, Ex e) { access(r, TOP_STORE, d)->e = e; }
 
 // What leaves the block: staged in shared memory where it is 16 bits wide.
 static void head_store(Role *r, TOp *d) {
@@ -198,7 +201,7 @@ static void head_store(Role *r, TOp *d) {
     r->cols = fact(b, acc)->cols;
     Ex e = ssd_role_tx(r, d->e);
     if (b->bad) return;
-    if (x->dtype != SSD_BF16 || !b->stage) {
+    if (x->dtype != SSD_BF16 || !b->stage || b->stage->body.first) { // one output is staged
         store(r, d, e);
         return;
     }
@@ -212,14 +215,7 @@ static void head_store(Role *r, TOp *d) {
     o->a = s;
     o->e2 = e;
     ring_op(r, TOP_PUBLISH, b->stage);
-    TOp tmp = {0};
-    ssd_role_tx_access(r, &tmp, d);
-    o = ssd_role_emit(r, TOP_SEND, 0);
-    TOp *next = o->next;
-    *o = tmp;
-    o->op = TOP_SEND;
-    o->a = s;
-    o->next = next;
+    access(r, TOP_SEND, d)->a = s;
     ring_op(r, TOP_RELEASE, b->stage);
 }
 
@@ -236,23 +232,18 @@ static Val start_op(Role *r, TOp *d, Val in) {
     r->rows = s->rows == c->ax[0] ? t->ax[0] : t->ax[1];
     r->cols = s->rows == c->ax[0] ? t->ax[1] : t->ax[0];
     u8 rows = axis(b, r->rows), cols = axis(b, r->cols);
-    TOp tmp = {0};
-    if (d->op == TOP_LOAD) {
-        ssd_role_tx_access(r, &tmp, d);
-    } else if (d->op == TOP_FILL || d->op == TOP_MAP) {
+    Ex e = 0;
+    if (d->op == TOP_FILL || d->op == TOP_MAP) {
         ssd_nest_ex_vals(b->p, d->e, start_leaf, r);
-        if (!b->bad) tmp.e = ssd_role_tx(r, d->e);
-    } else {
+        if (!b->bad) e = ssd_role_tx(r, d->e);
+    } else if (d->op != TOP_LOAD) {
         b->bad = true;
-        return 0;
     }
     if (b->bad) return 0;
     Val out = ssd_role_acc_tile(r, t->name, rows, cols, in);
-    TOp *o = ssd_role_emit(r, (TOpCode)d->op, out), *next = o->next;
-    *o = tmp;
-    o->op = d->op;
+    TOp *o = d->op == TOP_LOAD ? access(r, TOP_LOAD, d) : ssd_role_emit(r, (TOpCode)d->op, 0);
     o->out = out;
-    o->next = next;
+    o->e = e;
     return out;
 }
 
@@ -625,17 +616,11 @@ static void vec(Build *b) {
 
 static void fetch(Role *r, Val slot_val, const TOp *load, bool own, u8 word) {
     Build *b = r->b;
-    TOp tmp = {0};
-    ssd_role_tx_access(r, &tmp, load);
-    if (word) {
-        int n = tmp.nidx - 1;
-        Ex start = ssd_role_word_start(b, tmp.idx[n], word); // TMA starts at multiples of 16 bytes
-        tmp.idx[n] = fn(b, FN_ADD, start, ssd_ex_axis(b->p, word));
+    TOp *o = access(r, TOP_FETCH, load);
+    if (word) { // TMA starts at multiples of 16 bytes
+        Ex *last = &o->idx[o->nidx - 1];
+        *last = fn(b, FN_ADD, ssd_role_word_start(b, *last, word), ssd_ex_axis(b->p, word));
     }
-    TOp *o = ssd_role_emit(r, TOP_FETCH, 0), *next = o->next;
-    *o = tmp;
-    o->op = TOP_FETCH;
-    o->next = next;
     o->a = slot_val;
     if (own && !word) {
         o->ax[0] = b->copy_axis;
@@ -682,23 +667,16 @@ static void grid(Build *b) {
         b->unit = ssd_prog_grid(b->p, b->out, "u", num(b, (t->blocks + t->copies - 1) / t->copies));
 }
 
-static int warpgroups(const TKernel *k) { return (ssd_timed_warps(k) + 3) / 4; }
-
 // Registers a thread: loads need few, scores one accumulator; heads have the rest.
 static void share_registers(Build *b) {
-    int wg = warpgroups(b->out), total = 65536 / (wg * 128) / 8 * 8 * wg, few = 40, ahead = 88,
-        rest = total - few;
-    if (total > 255 * wg) total = 248 * wg, rest = total - few;
+    enum { FEW = 40, AHEAD = 88, MOST = 240, ALL = 65536, THREADS = 128 };
+    int groups = (ssd_timed_warps(b->out) + 3) / 4,
+        each = MIN(ALL / (groups * THREADS) / 8 * 8, 248);
+    int rest = each * groups - FEW - (b->scores ? AHEAD : 0);
     for (TOp *o = b->out->body.first; o; o = o->next)
-        if (o->op == TOP_ROLE && o->warps == 4 && o->copies == 1 && b->masks &&
-            !strcmp(val(b, o->out)->name, "scores"))
-            rest -= ahead;
-    for (TOp *o = b->out->body.first; o; o = o->next) {
-        if (o->op != TOP_ROLE) continue;
-        bool head = !strcmp(val(b, o->out)->name, "heads"),
-             score = !strcmp(val(b, o->out)->name, "scores");
-        o->regs = head ? MIN(rest / b->t->copies / 8 * 8, 240) : score ? ahead : few;
-    }
+        if (o->op == TOP_ROLE) o->regs = FEW;
+    if (b->scores) b->scores->regs = AHEAD;
+    b->heads->regs = MIN(rest / b->t->copies / 8 * 8, MOST);
 }
 
 // Depths of the rings, from what is best down to what fits.
@@ -718,20 +696,30 @@ static bool fit_memory(Build *b) {
     return false;
 }
 
+// Sorts a list into ranks, keeping the order within each; rank -1 is left out.
+typedef int Rank(const Build *b, const TOp *o);
+static void sort(const Build *b, TBlock *list, Rank *rank) {
+    TBlock of[4] = {0}, all = {0};
+    for (TOp *o = list->first, *next; o; o = next) {
+        next = o->next;
+        o->next = NULL;
+        TBlock one = {o, o};
+        if (rank(b, o) >= 0) join(&of[rank(b, o)], &one);
+    }
+    for (int i = 0; i < 4; i++) join(&all, &of[i]);
+    *list = all;
+}
+
 // Tiles of 1024-byte alignment first: no gaps.
-static void pack_slots(Build *b, TOp *ring_) {
-    TBlock packed = {0};
-    for (int rows = 0; rows < 2; rows++)
-        for (TOp *s = ring_->body.first, *next; s; s = next) {
-            next = s->next;
-            if ((val(b, s->out)->lay.space == SP_ROW) != rows) continue;
-            TOp *c = NEW(b->t->a, TOp);
-            *c = *s;
-            c->next = NULL;
-            TBlock one = {c, c};
-            join(&packed, &one);
-        }
-    ring_->body = packed;
+static int slot_rank(const Build *b, const TOp *o) { return val(b, o->out)->lay.space == SP_ROW; }
+
+// Rings first. Where registers move between groups of 4 warps, roles of few warps share the first
+// group; elsewhere they come last, so that no warp is left idle.
+static int op_rank(const Build *b, const TOp *o) {
+    if (o->op == TOP_RING) return o->body.first ? 0 : -1;
+    bool few = o != b->heads && o != b->scores;
+    if (few) return b->t->wgmma ? 1 : 3;
+    return (o == b->scores ? 0 : 1) + (b->t->wgmma ? 2 : 1);
 }
 
 static bool build(Timer *t, TKernel *out, bool staged) {
@@ -746,40 +734,14 @@ static bool build(Timer *t, TKernel *out, bool staged) {
     grid(b);
     ssd_role_main_ring(b);
     if (staged) b->stage = ssd_role_ring(b, "out", 2, t->copies);
-    // heads and scores ask; the roles that answer come first in the text
-    TBlock keep = {0};
-    heads(b);
+    heads(b); // heads and scores ask, the others answer
     if (!b->bad) scores(b);
     if (!b->bad) vec(b);
     if (!b->bad) loads(b, "load", b->in, false);
     if (!b->bad && b->numbers) loads(b, "ahead", b->numbers, true);
     if (b->bad) return false;
-    if (b->stage && !b->stage->body.first) b->stage->depth = 0;
-    // text order: rings, then roles of few warps, scores, heads; or scores, heads, roles of few
-    // warps
-    for (int pass = 0; pass < 4; pass++) {
-        for (TOp *o = out->body.first, *next; o; o = next) {
-            next = o->next;
-            bool is_ring = o->op == TOP_RING,
-                 head = !is_ring && !strcmp(val(b, o->out)->name, "heads");
-            bool score = !is_ring && !strcmp(val(b, o->out)->name, "scores");
-            int big =
-                t->wgmma ? 2
-                         : 1; // registers move between groups of 4 warps; else no warp is left idle
-            int at = is_ring ? 0 : head ? big + 1 : score ? big : t->wgmma ? 1 : 3;
-            if (at != pass || (is_ring && !o->depth)) continue;
-            TOp *c = NEW(t->a, TOp);
-            *c = *o;
-            c->next = NULL;
-            if (o == b->in) b->in = c;
-            if (o == b->numbers) b->numbers = c;
-            if (o == b->masks) b->masks = c;
-            TBlock one = {c, c};
-            join(&keep, &one);
-        }
-    }
-    out->body = keep;
-    pack_slots(b, b->in);
+    sort(b, &out->body, op_rank);
+    sort(b, &b->in->body, slot_rank);
     share_registers(b);
     return fit_memory(b);
 }

@@ -24,6 +24,7 @@ typedef struct Build {
     u8 copy_axis;                      // of slots: one for each copy
     Val grid_of[8];                    // T0 grid variables' new ones
     TOp *in, *numbers, *masks, *stage; // rings, NULL until needed
+    TOp *heads, *scores;               // roles
     struct {
         Number kind;
         Ex e, f; // T0 expressions over j
@@ -47,7 +48,7 @@ typedef enum { HEADS, SCORES, VEC, LOADS } Kind;
 struct Role {
     Build *b;
     Kind kind;
-    TOp *op, *loop;
+    TOp *loop;
     TBlock regs, pre, post;
     TB at;     // where ops go now
     TB before; // the loop
