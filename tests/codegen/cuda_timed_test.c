@@ -95,7 +95,7 @@ static void texts(void) {
         "C_ = in.at(0), B_ = in.at(16384)",
         "#pragma unroll 1",
         "store_fragment<64, true>(yt, ",
-        "fetch_tile<64, 128, 1, 32, true>(C_, lane, [&](int j, int n) {",
+        "fetch_tile<64, 128, 1, 32, true, true>(C_, lane, [&](int j, int n) {",
         "return C.at<2>(b, c*64 + j, u*2/2, n); });",
         "lane_scan<2, REV | EXCL>(V3, V1);",
         "load_pairs<32, 1>(H0, h0.place(b, u*2 + h, row, col), ",
