@@ -9,7 +9,8 @@
 // "shared=100000" bytes a block may have, "any=1": code may be a real cubin, whose kernels do
 // nothing.
 //
-// Built with FAKE_OLD it is a driver of CUDA 11.4, without what came later.
+// Built with FAKE_OLD it is a driver of CUDA 11.4, without what came later. With FAKE_OWN_CODE it
+// is the part of a driver that has modules and a compiler of its own (tests/emulator/driver.c).
 //
 // Code is the header of an ELF file, then a line a kernel: "name argument-bytes threads-at-most".
 #include <pthread.h>
@@ -170,6 +171,7 @@ typedef struct Function {
     char name[32];
     int bytes, threads, dynamic;
 } Function;
+#ifndef FAKE_OWN_CODE
 typedef struct FakeModule {
     Function f[8];
     int n;
@@ -219,6 +221,7 @@ EXPORT int cuModuleUnload(void *module) {
     free(module);
     return 0;
 }
+#endif
 
 EXPORT int cuFuncGetAttribute(int *value, int attribute, void *function) {
     CALL("cuFuncGetAttribute %d\n", attribute);
@@ -490,6 +493,7 @@ EXPORT int nvrtcGetSupportedArchs(int *archs) {
     return 0;
 }
 
+#ifndef FAKE_OWN_CODE
 EXPORT int nvrtcCreateProgram(void **program, const char *source, const char *name, int n,
                               const char *const *headers, const char *const *names) {
     CALL("nvrtcCreateProgram %s\n", name);
@@ -523,6 +527,7 @@ EXPORT int nvrtcGetCUBIN(void *program, char *cubin) {
     memcpy(cubin, head_of_cubin, sizeof head_of_cubin);
     return 0;
 }
+#endif
 
 #define NOTHING(name)                                                                              \
     EXPORT int name##Size(void *program, size_t *size) {                                           \
@@ -535,4 +540,6 @@ EXPORT int nvrtcGetCUBIN(void *program, char *cubin) {
         return 0;                                                                                  \
     }
 NOTHING(nvrtcGetPTX)
+#ifndef FAKE_OWN_CODE
 NOTHING(nvrtcGetProgramLog)
+#endif
