@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Scalar expressions as C, and where tiles and tensors have their elements.
 //
-//   M = map {where(i >= j, S*exp2(ci - cj), 0)}     b2[i*68 + j] = i >= j ? b2[i*68 + j]*ex2(b6[i]
-//   - b6[j]) : 0.0f; x_ = load x[b, c*64+j, h, p]                    x.get<2>(b, c*64 + j, h, p):
-//   only the time may be out of range
+//   M = map {where(i >= j, S*exp2(ci - cj), 0)}
+//       b2[i*68 + j] = i >= j ? b2[i*68 + j]*ex2(b6[i] - b6[j]) : 0.0f;
+//   x_ = load x[b, c*64+j, h, p]
+//       x.get<2>(b, c*64 + j, h, p): only the time may be out of range
 #include "cuda_emit.h"
 
 #include <math.h>

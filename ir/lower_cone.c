@@ -24,11 +24,7 @@ TOp *ssd_ctx_open(Lower *l, Ctx *c, const char *var, Ex lo, Ex hi, bool rev) {
 }
 
 void ssd_ctx_close(Ctx *c) {
-    if (c->block->last)
-        c->block->last->next = c->tail.first;
-    else
-        c->block->first = c->tail.first;
-    c->block->last = c->tail.last;
+    ssd_block_join(c->block, &c->tail);
     c->tail = (TBlock){0};
 }
 

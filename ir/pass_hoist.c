@@ -1,18 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 // hoist: what the heads of a group share is computed once a group, by a kernel of its own.
 //
-//   before  kernel scan grid b=#b h=24                    after  ws S_ws f32[#b 1 cdiv(#t, 64) 64
-//   64]
-//             for c in 0..cdiv(#t, 64) carry s=h0_               kernel group grid b=#b u=1
-//             c=cdiv(#t, 64)
-//               B_ = load B[b, c*64+j, h//24, n]                   .. S = mma C_ B_ ; store S_ws[b,
-//               u, c, i, j] = S S = mma C_ B_ : f32[i j]                         kernel scan .. S =
-//               load S_ws[b, h//24, c, i, j]
+//   before  kernel scan grid b=#b h=24
+//             for c in 0..cdiv(#t, 64) carry s=h0_
+//               B_ = load B[b, c*64+j, h//24, n]
+//               S = mma C_ B_ : f32[i j]
+//   after   ws S_ws f32[#b 1 cdiv(#t, 64) 64 64]
+//           kernel group grid b=#b u=1 c=cdiv(#t, 64)
+//             .. S = mma C_ B_ ; store S_ws[b, u, c, i, j] = S
+//           kernel scan ..
+//               S = load S_ws[b, h//24, c, i, j]
 //
 // A value of a loop over chunks is shared when it reaches the head only through h//(heads a group)
 // and depends on no carry. What goes to workspace: the last shared values that a product made.
 // Values that nothing uses any more are dropped. Needs: T0 from chunk. Keeps: every number, bit for
 // bit.
+#include "nest.h"
 #include "pass.h"
 
 typedef struct Hoist {
@@ -61,31 +64,6 @@ static void op_exprs(TOp *o, ExVisit *f, void *ctx) {
     for (int i = 0; i < o->ncarry; i++) f(ctx, o->init[i]);
 }
 
-static void ex_vals(const Prog *p, Ex e, void (*f)(void *, Val), void *ctx) {
-    if (!e) return;
-    const Expr *x = &p->exs.v[e];
-    if (x->kind == EX_VAL) f(ctx, x->val);
-    for (int i = 0; x->kind == EX_LOAD && i < x->nidx; i++) ex_vals(p, x->idx[i], f, ctx);
-    for (int i = 0; x->kind == EX_FN && i < 3; i++) ex_vals(p, x->arg[i], f, ctx);
-}
-
-typedef struct Each {
-    const Prog *p;
-    void (*f)(void *, Val);
-    void *ctx;
-} Each;
-static void each_ex(void *ctx, Ex e) {
-    Each *v = ctx;
-    ex_vals(v->p, e, v->f, v->ctx);
-}
-static void op_vals(const Prog *p, TOp *o, void (*f)(void *, Val), void *ctx) {
-    Each v = {p, f, ctx};
-    op_exprs(o, each_ex, &v);
-    Val list[] = {o->a, o->b, o->c};
-    for (size_t i = 0; i < COUNTOF(list); i++)
-        if (list[i]) f(ctx, list[i]);
-}
-
 typedef struct Any {
     const bool *of;
     bool hit;
@@ -96,7 +74,7 @@ static void any(void *ctx, Val v) {
 }
 static bool any_val(const Prog *p, TOp *o, const bool *of) {
     Any a = {of, false};
-    op_vals(p, o, any, &a);
+    ssd_nest_operands(p, o, any, &a);
     return a.hit;
 }
 
@@ -127,7 +105,7 @@ static void read_by_own(void *ctx, Val v) { ((bool *)ctx)[v] = true; }
 static void mark_reads(Hoist *h, TBlock *b) {
     for (TOp *o = b->first; o; o = o->next) {
         bool shared = can_move(o) && !h->own[o->out] && h->made[o->out];
-        if (!shared) op_vals(h->p, o, read_by_own, h->reads);
+        if (!shared) ssd_nest_operands(h->p, o, read_by_own, h->reads);
         mark_reads(h, &o->body);
     }
 }
@@ -178,7 +156,7 @@ static void close_over(Hoist *h, TBlock *b, bool *wanted) {
     int n = 0;
     for (TOp *o = b->first; o && n < (int)COUNTOF(ops); o = o->next) ops[n++] = o;
     while (n--)
-        if (ops[n]->out && wanted[ops[n]->out]) op_vals(h->p, ops[n], need, wanted);
+        if (ops[n]->out && wanted[ops[n]->out]) ssd_nest_operands(h->p, ops[n], need, wanted);
 }
 
 static bool closed(const Prog *p, Ex e) { // over symbols and numbers only
@@ -278,8 +256,8 @@ static TKernel hoist_loop(Hoist *h, TKernel *k, TOp *loop, Chunks c, TOp **front
     bool *wanted = NEWN(p->arena, bool, p->vals.n);
     for (int i = 0; i < n; i++) wanted[frontier[i]->out] = true;
     if (c.packed) {
-        ex_vals(p, loop->hi, need, wanted);
-        ex_vals(p, c.first, need, wanted);
+        ssd_nest_ex_vals(p, loop->hi, need, wanted);
+        ssd_nest_ex_vals(p, c.first, need, wanted);
     }
     close_over(h, &loop->body, wanted);
     close_over(h, &k->body, wanted);
@@ -349,7 +327,7 @@ static void find_segment(Hoist *h, const TKernel *k) {
     bool *starts = NEWN(h->p->arena, bool, h->p->vals.n);
     h->segment = 0;
     for (const TOp *o = k->body.first; o; o = o->next)
-        if (o->op == TOP_FOR && !o->flags) ex_vals(h->p, o->lo, need, starts);
+        if (o->op == TOP_FOR && !o->flags) ssd_nest_ex_vals(h->p, o->lo, need, starts);
     for (int i = 0; i < k->ngrid; i++)
         if (starts[k->grid[i].var] && k->grid[i].var != h->head) h->segment = k->grid[i].var;
 }

@@ -108,15 +108,6 @@ static bool after(const Order *o, int i, int j) { // must j stay behind i?
     return meets(&o->node[i], &o->node[j]);
 }
 
-static void append(Order *o, TOp *op) {
-    op->next = NULL;
-    if (o->out.last)
-        o->out.last->next = op;
-    else
-        o->out.first = op;
-    o->out.last = op;
-}
-
 // Waits for product f and those before it.
 static void land(Order *o, int f) {
     TB b = {o->p, &o->out};
@@ -144,7 +135,7 @@ static void releases(Order *o) {
         OpNode *n = &o->node[i];
         if (n->done || n->op->op != TOP_RELEASE || !ready(o, i) || flies(o, n)) continue;
         n->done = true;
-        append(o, n->op);
+        ssd_block_append(&o->out, n->op);
     }
 }
 
@@ -158,7 +149,7 @@ static void emit(Order *o, int i) {
             break;
         }
     n->done = true;
-    append(o, n->op);
+    ssd_block_append(&o->out, n->op);
     if (n->op->op == TOP_MMA && o->async) {
         n->op->flags |= TF_ASYNC;
         o->issued[i] = o->nissued++;
@@ -185,7 +176,7 @@ static void bring(Order *o, int i) {
 // carry always lives.
 typedef struct Live {
     Val regs;
-    int words, first, last;
+    int first, last;
 } Live;
 typedef struct Lives {
     Order *o;
@@ -193,18 +184,17 @@ typedef struct Lives {
     int n, now;
 } Lives;
 
-static void live(Lives *l, Val regs, int from) {
+static void live(Lives *l, Val regs) {
     int k = 0;
     while (k < l->n && l->at[k].regs != regs) k++;
     if (k == (int)COUNTOF(l->at)) return;
-    if (k == l->n) l->at[l->n++] = (Live){.regs = regs, .first = from, .last = from};
-    l->at[k].last = MAX(l->at[k].last, l->now);
+    if (k == l->n) l->at[l->n++] = (Live){.regs = regs, .first = l->now};
+    l->at[k].last = l->now;
 }
 static void touch(void *ctx, Val v) {
     Lives *l = ctx;
     const TVal *t = val(l->o, v);
-    if (t->lay.buf && (t->lay.space == SP_ACC || t->lay.space == SP_FRAG))
-        live(l, t->lay.buf, l->now);
+    if (t->lay.buf && (t->lay.space == SP_ACC || t->lay.space == SP_FRAG)) live(l, t->lay.buf);
 }
 
 static int words_of(const TBlock *b, Val regs) {

@@ -177,19 +177,10 @@ static void note(Scale *s, TOp *o) {
     s->def[o->out] = o;
 }
 
-static void append(TBlock *to, TOp *o) {
-    o->next = NULL;
-    if (to->last)
-        to->last->next = o;
-    else
-        to->first = o;
-    to->last = o;
-}
-
 static void flush(Scale *s, TBlock *out) {
     for (TOp *o = s->before.first, *next; o; o = next) {
         next = o->next;
-        append(out, o);
+        ssd_block_append(out, o);
         note(s, o);
     }
     s->before = (TBlock){0};
@@ -200,7 +191,7 @@ static void product(Scale *s, TOp *o, TBlock *out) {
     operand(s, o, 0, &leaves);
     operand(s, o, 1, &leaves);
     flush(s, out);
-    append(out, o);
+    ssd_block_append(out, o);
     if (!leaves) return;
     // out = mma*leaves (+ c): the product under a new name, the old one for what uses it
     Prog *p = s->p;
@@ -228,7 +219,7 @@ static void block(Scale *s, TBlock *b) {
         if (o->op == TOP_MMA)
             product(s, o, &out);
         else
-            append(&out, o);
+            ssd_block_append(&out, o);
     }
     *b = out;
     s->before = outer;
@@ -240,7 +231,7 @@ static TBlock copy(Arena *a, const TBlock *b) {
         TOp *c = NEW(a, TOp);
         *c = *o;
         c->body = copy(a, &o->body);
-        append(&out, c);
+        ssd_block_append(&out, c);
     }
     return out;
 }

@@ -30,15 +30,6 @@ static void open_loop(Role *r) {
     r->at = (TB){b->p, &r->loop->body};
 }
 
-static void join(TBlock *to, TBlock *from) {
-    if (!from->first) return;
-    if (to->last)
-        to->last->next = from->first;
-    else
-        to->first = from->first;
-    to->last = from->last;
-}
-
 // Puts the parts of a role together and sets it into the kernel.
 static void close_role(Role *r, const char *name, int warps, int copies, Val rep) {
     Build *b = r->b;
@@ -47,9 +38,9 @@ static void close_role(Role *r, const char *name, int warps, int copies, Val rep
     o->warps = warps;
     o->copies = copies;
     o->var = copies > 1 ? rep : 0;
-    join(&o->body, &r->regs);
-    join(&o->body, &r->pre);
-    join(&o->body, &r->post);
+    ssd_block_join(&o->body, &r->regs);
+    ssd_block_join(&o->body, &r->pre);
+    ssd_block_join(&o->body, &r->post);
     if (r->kind == HEADS) b->heads = o;
     if (r->kind == SCORES) b->scores = o;
 }
@@ -702,11 +693,10 @@ static void sort(const Build *b, TBlock *list, Rank *rank) {
     TBlock of[4] = {0}, all = {0};
     for (TOp *o = list->first, *next; o; o = next) {
         next = o->next;
-        o->next = NULL;
-        TBlock one = {o, o};
-        if (rank(b, o) >= 0) join(&of[rank(b, o)], &one);
+        int at = rank(b, o);
+        if (at >= 0) ssd_block_append(&of[at], o);
     }
-    for (int i = 0; i < 4; i++) join(&all, &of[i]);
+    for (int i = 0; i < 4; i++) ssd_block_join(&all, &of[i]);
     *list = all;
 }
 

@@ -360,14 +360,25 @@ bool ssd_tile_is_view(const Prog *p, const TOp *op) {
 }
 
 // --- Ops ----------------------------------------------------------------------------------------
+void ssd_block_join(TBlock *to, const TBlock *ops) {
+    if (!ops->first) return;
+    if (to->last)
+        to->last->next = ops->first;
+    else
+        to->first = ops->first;
+    to->last = ops->last;
+}
+
+void ssd_block_append(TBlock *to, TOp *o) {
+    o->next = NULL;
+    ssd_block_join(to, &(TBlock){o, o});
+}
+
 TOp *ssd_tile_op(TB *b, TOpCode op) {
     TOp *o = NEW(b->p->arena, TOp);
     o->op = (u8)op;
-    if (b->at->last)
-        b->at->last->next = o;
-    else
-        b->at->first = o;
-    return b->at->last = o;
+    ssd_block_append(b->at, o);
+    return o;
 }
 
 typedef struct Axes {

@@ -208,7 +208,9 @@ typedef struct TB { // a builder: where to append
     Prog *p;
     TBlock *at;
 } TB;
-TOp *ssd_tile_op(TB *b, TOpCode op); // a bare op, appended
+TOp *ssd_tile_op(TB *b, TOpCode op);                // a bare op, appended
+void ssd_block_join(TBlock *to, const TBlock *ops); // its ops become the last of `to`
+void ssd_block_append(TBlock *to, TOp *o);          // one op; what followed it does not follow
 Val ssd_tile_load(TB *b, const char *name, ssd_dtype dt, u16 tensor, const Ex *idx, int nidx,
                   Ex when);
 void ssd_tile_store(TB *b, u16 tensor, const Ex *idx, int nidx, Ex value, Ex when);
