@@ -162,7 +162,7 @@ json_t *ssd_cli_phases(const Phases *p) {
 void ssd_cli_print_phases(FILE *f, const Phases *p) {
     const char *comma = "";
     for (int i = 0; i < PHASES; i++) {
-        if (1e3 * p->seconds[i] < 0.05) continue;
+        if (p->seconds[i] <= 0) continue; // it did not take place
         fprintf(f, "%s%s %.1f", comma, ssd_phase_name(i), 1e3 * p->seconds[i]);
         comma = ", ";
     }
