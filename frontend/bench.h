@@ -12,6 +12,8 @@ typedef struct Limits {
     double copy;                // GB/s; on a CUDA device for all runs, on a host for each anew
     double matmul, f32;         // GFLOP/s of narrow and of f32 products
     char matmul_by[CEILING_BY]; // "" by its clock, not measured
+    bool launched;              // were these two measured?
+    double alone_ms, row_ms;    // of an empty kernel, see BenchRun; 0: it could not be
 } Limits;
 
 typedef struct BenchJob {
@@ -28,6 +30,8 @@ typedef struct BenchRun {
     char shape[96]; // "b=8 t=2048 heads=80"
     double ms, p20, p80;
     int runs;
+    int row;         // launches in one graph, `ms` being the time of one; 0: a graph has only one
+    double alone_ms; // with row: of a launch that is alone in its graph
     double tokens, heads, flop;
     double bytes, state_bytes; // that have to be moved: every parameter once; of these, states
     double rate, peak;         // GB/s and GFLOP/s that could be reached

@@ -24,5 +24,8 @@ enum { CEILING_BY = 64 };
 double ssd_ceiling_cuda_matmul(char by[CEILING_BY]);
 // What its clock allows, GFLOP/s, by the table of architectures: not measured.
 double ssd_ceiling_cuda_peak(bool tensor_cores);
+// What an empty kernel takes: alone in a graph, and each of many in one (device.h). False: no
+// compiler, or no device.
+bool ssd_ceiling_cuda_launch(double *out_alone_ms, double *out_row_ms);
 
 #endif

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a CUDA device can do at most: copies, and products of matrices on its tensor cores.
+// What a CUDA device can do at most: copies, products of matrices on its tensor cores, launches.
 #include "../codegen/nvrtc.h"
 #include "../runtime/dynlib.h"
 #include "ceiling.h"
@@ -211,8 +211,27 @@ static const char multiply[] =
     "}\n";
 enum { THREADS = 256, INSTRUCTIONS = 8192 };
 
-typedef struct Multiply {
+// A kernel compiled for the device and loaded into the work's context.
+typedef struct Module {
     CuHandle module, function;
+} Module;
+
+static bool compile(Arena *a, const char *source, const char *name, NvrtcResult *out) {
+    Text why = {0};
+    const char *arch = ssd_cuda_driver()->device.target + strlen("cuda-");
+    bool ok = ssd_nvrtc_compile(a, source, name, arch, out, &why);
+    ssd_text_free(&why);
+    return ok;
+}
+
+static int load(const Work *w, const NvrtcResult *code, const char *name, Module *out) {
+    *out = (Module){0};
+    int e = w->api->ModuleLoadDataEx(&out->module, code->cubin, 0, NULL, NULL);
+    return e ? e : w->api->ModuleGetFunction(&out->function, out->module, name);
+}
+
+typedef struct Multiply {
+    Module code;
     unsigned blocks;
     int rounds;
 } Multiply;
@@ -220,15 +239,13 @@ typedef struct Multiply {
 static int launch_multiply(Work *w) {
     Multiply *m = w->ctx;
     void *args[] = {&w->buffer[0], &w->buffer[1], &m->rounds};
-    return w->api->LaunchKernel(m->function, m->blocks, 1, 1, THREADS, 1, 1, 0, w->stream, args,
-                                NULL);
+    return w->api->LaunchKernel(m->code.function, m->blocks, 1, 1, THREADS, 1, 1, 0, w->stream,
+                                args, NULL);
 }
 
 static double register_rate(char by[CEILING_BY]) {
-    const char *target = ssd_cuda_driver()->device.target;
-    bool wgmma = !strcmp(target, "cuda-sm_90a");
+    bool wgmma = !strcmp(ssd_cuda_driver()->device.target, "cuda-sm_90a");
     Arena a = {0};
-    Text why = {0};
     NvrtcResult code;
     Work w;
     Multiply m = {.blocks = 4 * (unsigned)ssd_cuda_driver()->device.sms,
@@ -236,18 +253,15 @@ static double register_rate(char by[CEILING_BY]) {
     const char *source = ssd_arena_printf(&a, "#define WGMMA %d\n%s", wgmma, multiply);
     double rate = 0, warps = wgmma ? 2 : THREADS / 32, // that multiply on their own
         flop = 2 * (wgmma ? 64.0 * 64 * 16 : 16.0 * 8 * 16);
-    bool ok = ssd_nvrtc_compile(&a, source, "multiply", target + strlen("cuda-"), &code, &why);
-    ssd_text_free(&why);
-    if (ok && begin(&w, 2, 1 << 20)) {
+    if (compile(&a, source, "multiply", &code) && begin(&w, 2, 1 << 20)) {
         w.go = launch_multiply;
         w.ctx = &m;
-        int e = w.api->ModuleLoadDataEx(&m.module, code.cubin, 0, NULL, NULL);
-        if (!e) e = w.api->ModuleGetFunction(&m.function, m.module, "multiply");
+        int e = load(&w, &code, "multiply", &m.code);
         if (!e) e = fill_with_noise(&w, w.buffer[0]);
         if (!e) e = time_rounds(&w);
         double ms = w.ms[ROUNDS / 2];
         if (!e && ms > 0) rate = 1e-6 * flop * warps * INSTRUCTIONS * m.blocks / ms;
-        if (m.module) w.api->ModuleUnload(m.module);
+        if (m.code.module) w.api->ModuleUnload(m.code.module);
         end(&w);
         snprintf(by, CEILING_BY, "%s from registers", wgmma ? "wgmma" : "mma.sync");
     }
@@ -268,4 +282,41 @@ double ssd_ceiling_cuda_peak(bool tensor_cores) {
         return 1e-6 * (tensor_cores ? a->tensor_flop : a->f32_flop) * d->sms * d->clock_khz;
     }
     return 0;
+}
+
+// --- Launches -----------------------------------------------------------------------------------
+static ssd_status launch_nothing(void *ctx, CuHandle stream, int i) {
+    void *args[] = {NULL};
+    (void)i;
+    int e = ssd_cuda_driver()->api.LaunchKernel(ctx, 1, 1, 1, 32, 1, 1, 0, stream, args, NULL);
+    return e ? ssd_cuda_fail(e, "launching an empty kernel") : SSD_OK;
+}
+
+static double launch_ms(const Work *w, CuHandle function, int row) {
+    double ms[4 * ROUNDS];
+    int n;
+    DeviceWork nothing = {launch_nothing, function, w->stream, row};
+    if (ssd_device_time(&nothing, 0, 4 * ROUNDS, 4 * ROUNDS, ms, &n)) return 0;
+    qsort(ms, (size_t)n, sizeof *ms, by_value);
+    return ms[n / 2];
+}
+
+bool ssd_ceiling_cuda_launch(double *out_alone_ms, double *out_row_ms) {
+    enum { ROW = 64 };
+    Arena a = {0};
+    NvrtcResult code;
+    Work w;
+    Module m;
+    *out_alone_ms = *out_row_ms = 0;
+    if (compile(&a, "extern \"C\" __global__ void nothing() {}", "nothing", &code) &&
+        begin(&w, 0, 0)) {
+        if (!load(&w, &code, "nothing", &m)) {
+            *out_alone_ms = launch_ms(&w, m.function, 1);
+            *out_row_ms = launch_ms(&w, m.function, ROW);
+        }
+        if (m.module) w.api->ModuleUnload(m.module);
+        end(&w);
+    }
+    ssd_arena_free(&a);
+    return *out_alone_ms > 0 && *out_row_ms > 0;
 }

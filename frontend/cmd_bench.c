@@ -102,7 +102,7 @@ static json_t *peers_json(const BenchRun *r) {
     return list;
 }
 
-static void print_json(const Cli *c, const BenchRun *r, const char *device) {
+static void print_json(const Cli *c, const BenchRun *r, const Limits *l, const char *device) {
     double s = 1e-3 * r->ms;
     bool update = !r->cuda && r->in_place,
          by_clock = r->cuda && !strcmp(r->peak_by, "peak by its clock");
@@ -131,6 +131,12 @@ static void print_json(const Cli *c, const BenchRun *r, const char *device) {
         json_object_set_new(o, numbers[i].name, ssd_cli_number(numbers[i].v));
     json_object_set_new(o, "state", json_string(r->state ? ssd_dtype_name(r->state) : "none"));
     json_object_set_new(o, "runs", json_integer(r->runs));
+    if (r->row) {
+        json_object_set_new(o, "row", json_integer(r->row));
+        json_object_set_new(o, "alone_ms", ssd_cli_number(r->alone_ms));
+        if (l->row_ms > 0) json_object_set_new(o, "empty_ms", ssd_cli_number(l->row_ms));
+        if (l->row_ms > 0) json_object_set_new(o, "empty_alone_ms", ssd_cli_number(l->alone_ms));
+    }
     json_object_set_new(o, "origin", json_string(r->compiled ? "compiled" : "cache"));
     json_object_set_new(o, "phases_ms", ssd_cli_phases(&r->phases));
     json_object_set_new(o, "peers", peers_json(r));
@@ -147,7 +153,7 @@ static void print_peers(const BenchRun *r) {
             printf("%s%s %.0f GB/s", i ? ", " : "", peer[i].who, peer[i].gbs);
 }
 
-static void print_run(const Cli *c, const BenchRun *r, const char *device) {
+static void print_run(const Cli *c, const BenchRun *r, const Limits *l, const char *device) {
     double s = 1e-3 * r->ms;
     char tps[32], thps[32];
     printf("%s%s %s%s  %s  %s\n", ssd_cli_bold(c), r->spec, r->mode, ssd_cli_plain(c), r->shape,
@@ -157,6 +163,10 @@ static void print_run(const Cli *c, const BenchRun *r, const char *device) {
     ssd_cli_print_phases(stdout, &r->phases);
     printf("\n  time      %s%.4g ms%s  (p20 %.4g, p80 %.4g, %d runs%s)\n", ssd_cli_bold(c), r->ms,
            ssd_cli_plain(c), r->p20, r->p80, r->runs, r->in_place ? ", states in place" : "");
+    if (r->row) printf("            of one of %d in a row; %.4g ms alone\n", r->row, r->alone_ms);
+    if (r->row && l->row_ms > 0)
+        printf("            an empty kernel: %.4g ms in a row, %.4g ms alone\n", l->row_ms,
+               l->alone_ms);
     printf("  speed     %s tokens/s, %s token-heads/s\n", scaled(tps, sizeof tps, r->tokens / s),
            scaled(thps, sizeof thps, r->tokens * r->heads / s));
     printf("            %.1f GFLOP/s of %.0f (%s), %.1f GB/s of %.0f (%s)\n", 1e-9 * r->flop / s,
@@ -167,23 +177,44 @@ static void print_run(const Cli *c, const BenchRun *r, const char *device) {
 }
 
 // --- A table of runs ----------------------------------------------------------------------------
-static void print_head(const Cli *c, const char *mode) {
-    bool step = !strcmp(mode, "step");
-    printf("%s%-18s %9s %9s %9s %6s %9s %6s %10s%s  %s\n", ssd_cli_bold(c), mode, "ms", "p20",
+static const char how_steps[] =
+    "in a row, as published figures are: one of the many steps of a graph, "
+    "each on tensors that no cache holds; alone: a graph of one";
+
+static void print_head(const Cli *c, const BenchRun *r, const Limits *l) {
+    bool step = !strcmp(r->mode, "step");
+    if (r->row > 0) {
+        printf("%s", how_steps);
+        if (l->row_ms > 0)
+            printf("; an empty kernel takes %.2f us in a row, %.2f alone", 1e3 * l->row_ms,
+                   1e3 * l->alone_ms);
+        printf("\n%s%-18s %9s %9s %9s %6s %9s %9s %6s %10s%s  published\n", ssd_cli_bold(c),
+               r->mode, "us in row", "p20", "p80", "runs", "alone", "floor", "share", "state GB/s",
+               ssd_cli_plain(c));
+        return;
+    }
+    printf("%s%-18s %9s %9s %9s %6s %9s %6s %10s%s  %s\n", ssd_cli_bold(c), r->mode, "ms", "p20",
            "p80", "runs", "floor", "share", step ? "state GB/s" : "GB/s", ssd_cli_plain(c),
            step ? "published" : "published, ms");
 }
 
 static void print_row(const Cli *c, const BenchRun *r, const BenchJob *j) {
-    bool step = !strcmp(r->mode, "step");
+    bool step = !strcmp(r->mode, "step"), row = r->row > 0;
+    double unit = row ? 1e3 : 1;
+    int digits = row ? 2 : 4;
     char label[64];
     snprintf(label, sizeof label, "%s%s%s", j->label, step ? " " : "",
              step ? ssd_dtype_name(r->state) : "");
-    printf("%-18s %9.4f %9.4f %9.4f %6d %9.4f %s%4.0f %%%s %10.0f  ", label, r->ms, r->p20, r->p80,
-           r->runs, r->floor_ms, ssd_cli_bold(c), 100 * r->floor_ms / r->ms, ssd_cli_plain(c),
+    printf("%-18s %9.*f %9.*f %9.*f %6d ", label, digits, unit * r->ms, digits, unit * r->p20,
+           digits, unit * r->p80, r->runs);
+    if (row) printf("%9.2f ", unit * r->alone_ms);
+    printf("%9.*f %s%4.0f %%%s %10.0f  ", digits, unit * r->floor_ms, ssd_cli_bold(c),
+           100 * r->floor_ms / r->ms, ssd_cli_plain(c),
            1e-6 * (step ? r->state_bytes : r->bytes) / r->ms);
     print_peers(r);
-    printf("\n%s    %s; %s", ssd_cli_dim(c), r->schedule, r->compiled ? "compiled: " : "");
+    printf("\n%s    %s; ", ssd_cli_dim(c), r->schedule);
+    if (row) printf("%d in a row; ", r->row);
+    printf("%s", r->compiled ? "compiled: " : "");
     ssd_cli_print_phases(stdout, &r->phases);
     printf("%s\n", ssd_cli_plain(c));
     fflush(stdout);
@@ -209,10 +240,10 @@ static void row(Table *t, const BenchJob *j) {
     device_name(r.cuda, ssd_context_threads(t->ctx), device, sizeof device);
     if (t->c->json) {
         if (!t->mode) ssd_cli_json(device_facts(device, r.cuda, &t->limits));
-        print_json(t->c, &r, device);
+        print_json(t->c, &r, &t->limits, device);
     } else {
         if (!t->mode) print_device(device, r.cuda, &t->limits);
-        if (!t->mode || strcmp(t->mode, j->mode)) print_head(t->c, j->mode);
+        if (!t->mode || strcmp(t->mode, j->mode)) print_head(t->c, &r, &t->limits);
         print_row(t->c, &r, j);
     }
     t->mode = j->mode;
@@ -282,9 +313,9 @@ static int one(Cli *c, ssd_context *ctx, const char *text, const char *mode) {
     if (!ssd_bench_run(c, ctx, &j, &limits, &r, &code)) return code;
     device_name(r.cuda, ssd_context_threads(ctx), device, sizeof device);
     if (c->json)
-        print_json(c, &r, device);
+        print_json(c, &r, &limits, device);
     else
-        print_run(c, &r, device);
+        print_run(c, &r, &limits, device);
     return CLI_OK;
 }
 

@@ -1,9 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "device.h"
 
-#include <math.h>
 #include <stdlib.h>
-#include <time.h>
 
 // Guards and fresh workspace are all ones: NaN in every floating type, so that reading them shows
 // too.
@@ -30,6 +28,8 @@ static ssd_status allocate(Mirror *m, Copy *c) {
     if (!s) s = call(m->api->StreamSynchronize(m->stream), "cuStreamSynchronize");
     if (!s && c->host && c->bytes)
         s = call(m->api->MemcpyHtoD(c->at, c->host, c->bytes), "cuMemcpyHtoD");
+    // That returns when the host's memory has been read; our stream does not wait for the rest.
+    if (!s) s = call(m->api->StreamSynchronize(NULL), "cuStreamSynchronize");
     return s;
 }
 
@@ -133,83 +133,5 @@ ssd_status ssd_device_launch(ssd_kernel *k, const ssd_arg *args, int n) {
     s = ssd_mirror_launch(&m);
     if (!s) s = ssd_mirror_fetch(&m);
     ssd_mirror_close(&m);
-    return s;
-}
-
-// --- Time ---------------------------------------------------------------------------------------
-typedef struct Timer {
-    const CudaApi *api;
-    CuHandle stream, graph, exec, from, to;
-    CuPtr flush;
-    size_t flush_bytes;
-} Timer;
-
-static ssd_status capture(Timer *t, Mirror *m) {
-    ssd_status s = ssd_mirror_launch(m); // the first one may load code, which no graph can hold
-    if (!s) s = call(t->api->StreamSynchronize(t->stream), "running the kernel");
-    if (s) return s;
-    s = call(t->api->StreamBeginCapture(t->stream, CU_CAPTURE_THREAD_LOCAL),
-             "cuStreamBeginCapture");
-    if (s) return s;
-    s = ssd_mirror_launch(m);
-    int e = t->api->StreamEndCapture(t->stream, &t->graph); // in any case: the stream stays usable
-    if (!s) s = call(e, "capturing the launch into a graph");
-    if (!s) s = call(t->api->GraphInstantiate(&t->exec, t->graph, 0), "cuGraphInstantiate");
-    return s;
-}
-
-static ssd_status start(Timer *t, Mirror *m) {
-    *t = (Timer){.api = m->api, .stream = m->stream};
-    t->flush_bytes = (size_t)MAX(2 * ssd_cuda_driver()->device.l2, (i64)64 << 20);
-    ssd_status s = call(t->api->EventCreate(&t->from, 0), "cuEventCreate");
-    if (!s) s = call(t->api->EventCreate(&t->to, 0), "cuEventCreate");
-    if (!s)
-        s = call(t->api->MemAlloc(&t->flush, t->flush_bytes), "memory to flush the L2 cache with");
-    return s;
-}
-
-static void stop(Timer *t) {
-    if (t->exec) t->api->GraphExecDestroy(t->exec);
-    if (t->graph) t->api->GraphDestroy(t->graph);
-    if (t->from) t->api->EventDestroy(t->from);
-    if (t->to) t->api->EventDestroy(t->to);
-    if (t->flush) t->api->MemFree(t->flush);
-}
-
-static ssd_status replay(Timer *t, double *out_ms) {
-    float ms = 0;
-    int e = t->api->MemsetD8Async(t->flush, ONES, t->flush_bytes, t->stream);
-    if (!e) e = t->api->EventRecord(t->from, t->stream);
-    if (!e) e = t->api->GraphLaunch(t->exec, t->stream);
-    if (!e) e = t->api->EventRecord(t->to, t->stream);
-    if (!e) e = t->api->EventSynchronize(t->to);
-    if (!e) e = t->api->EventElapsedTime(&ms, t->from, t->to);
-    *out_ms = (double)ms;
-    return call(e, "replaying the graph of the launch");
-}
-
-static double now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
-ssd_status ssd_mirror_time(Mirror *m, double seconds, int least, int most, double *out_ms,
-                           int *out_n) {
-    Timer t;
-    double unused, begun;
-    *out_n = 0;
-    ssd_status s = start(&t, m);
-    if (!s) s = capture(&t, m);
-    begun = now();
-    for (int i = 0; !s && (i < 3 || (i < most && now() - begun < 0.1)); i++)
-        s = replay(&t, &unused);
-    begun = now();
-    while (!s && *out_n < most && (*out_n < least || now() - begun < seconds)) {
-        s = replay(&t, &out_ms[*out_n]);
-        if (!s) ++*out_n;
-    }
-    if (!s) s = call(t.api->StreamSynchronize(t.stream), "running the kernel");
-    stop(&t);
     return s;
 }

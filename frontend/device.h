@@ -40,10 +40,23 @@ ssd_status ssd_mirror_launch(Mirror *m); // enqueues on m->stream
 ssd_status ssd_mirror_fetch(Mirror *m);  // waits, looks at the guards, copies outputs back
 void ssd_mirror_close(Mirror *m);
 
-// Times a launch, captured into a graph and replayed with the L2 cache flushed before each:
-// milliseconds, in the order they were measured; at least `least`, at most `most` and about
-// `seconds` long in all.
-ssd_status ssd_mirror_time(Mirror *m, double seconds, int least, int most, double *out_ms,
+// --- Time, in device_time.c ---------------------------------------------------------------------
+// What is timed: `row` times in one graph. The i-th time is enqueued by go(ctx, stream, i).
+typedef struct DeviceWork {
+    ssd_status (*go)(void *ctx, CuHandle stream, int i);
+    void *ctx;
+    CuHandle stream;
+    int row;
+} DeviceWork;
+// Replays the graph with the L2 cache flushed before each: milliseconds of one of the row, in the
+// order they were measured; at least `least`, at most `most` and about `seconds` long in all.
+ssd_status ssd_device_time(const DeviceWork *w, double seconds, int least, int most, double *out_ms,
                            int *out_n);
+
+// Times launches so, each of the row with tensors of its own, copies of the first one's.
+ssd_status ssd_mirror_time(Mirror *m, int row, double seconds, int least, int most, double *out_ms,
+                           int *out_n);
+// How many in a row it takes that their tensors are twice the L2 cache, within what memory is free.
+int ssd_mirror_row(const Mirror *m);
 
 #endif

@@ -41,6 +41,9 @@ static const Command commands[] = {
      "Warms up, then repeats for at least --seconds. The floor is what compulsory traffic or\n"
      "arithmetic would take at rates measured in the same run with the same threads; on a GPU,\n"
      "with cuBLAS where it is installed.\n"
+     "On a GPU time is that of a graph's replay with nothing in the L2 cache. A step is shorter than\n"
+     "a replay, so it is timed in a row: one graph of many steps, each on tensors of its own, as\n"
+     "they follow each other in a decoder; the time alone is shown beside it.\n"
      "--shapes makes a table, with published figures of other kernels for the same work beside it:\n"
      "batch x tokens x heads, then g, p, n for groups, head_dim and state_size; step: batch x\n"
      "heads. On a GPU, with neither --set nor --mode, the table of published shapes is made."},

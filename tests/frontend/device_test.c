@@ -40,8 +40,12 @@ static ssd_status hook(Arena *a, const ssd_compile_options *o, Artifact *out) {
     return SSD_OK;
 }
 
+enum { MOST_SEEN = 8 };
+static const void *seen[MOST_SEEN]; // tensors x of the launches so far, each once
+static int n_seen;
 static int runs, stray; // stray: elements to write outside of y, behind or in front of it
 static bool clean;      // workspace and output were NaN before
+static bool whole;      // every launch saw x as it was given
 
 static void toy(const char *name, unsigned grid, unsigned block, unsigned shared,
                 const void *args) {
@@ -49,7 +53,11 @@ static void toy(const char *name, unsigned grid, unsigned block, unsigned shared
         float *x, *h0, *y, *hT, *w;
         i64 t;
     } *a = args;
+    int known = 0;
     (void)name, (void)grid, (void)block, (void)shared;
+    while (known < n_seen && seen[known] != a->x) known++;
+    if (known == n_seen && n_seen < MOST_SEEN) seen[n_seen++] = a->x;
+    for (int i = 0; i < N; i++) whole &= a->x[i] == (float)i;
     clean = runs++ || (isnan(a->w[0]) && isnan(a->w[a->t - 1]) && isnan(a->y[0]) && a->hT == a->h0);
     for (i64 i = 0; i < a->t; i++) {
         a->w[i] = 2 * a->x[i];
@@ -72,7 +80,8 @@ static void fill(void) {
     args[1] = (ssd_arg){"hT", ssd_tensor_dense(h, SSD_F32, 1, three)};
     args[2] = (ssd_arg){"y", ssd_tensor_dense(y, SSD_F32, 1, wide)};
     args[3] = (ssd_arg){"h0", ssd_tensor_dense(h, SSD_F32, 1, three)};
-    runs = 0;
+    runs = n_seen = 0;
+    whole = true;
 }
 
 static void one_launch(ssd_kernel *k) {
@@ -135,19 +144,46 @@ static void times(ssd_kernel *k, FakeLog *log, FakeLogClear *clear) {
     fill();
     check(ssd_mirror_open(&m, k, args, 4) == SSD_OK, "a mirror");
     clear();
-    check(ssd_mirror_time(&m, 0, 5, 8, ms, &n) == SSD_OK && n >= 5 && ms[0] == 0.25, "time");
+    check(ssd_mirror_time(&m, 1, 0, 5, 8, ms, &n) == SSD_OK && n >= 5 && ms[0] == 0.25, "time");
     check(strstr(log(), "cuStreamBeginCapture 1\nlaunch all 5 1 1, 32 1 1, 0 on a stream\n"
                         "cuStreamEndCapture\n"),
           "the launch is captured");
     check(strstr(log(), "cuMemsetD8Async\ncuEventRecord\ncuGraphLaunch\ncuEventRecord\n"),
           "the cache is flushed, then the graph replayed");
-    check(runs >= n + 3, "each replay runs the kernel");
+    check(runs >= n + 3 && n_seen == 1, "each replay runs the kernel");
     for (size_t i = 0; i < COUNTOF(failing); i++) {
         setenv("FAKE_CUDA", failing[i], 1);
-        check(ssd_mirror_time(&m, 0, 5, 8, ms, &n) != SSD_OK && n == 0, failing[i]);
+        check(ssd_mirror_time(&m, 1, 0, 5, 8, ms, &n) != SSD_OK && n == 0, failing[i]);
     }
     setenv("FAKE_CUDA", "sm=80", 1);
-    check(ssd_mirror_time(&m, 0, 5, 8, ms, &n) == SSD_OK, "faults leave nothing behind");
+    check(ssd_mirror_time(&m, 1, 0, 5, 8, ms, &n) == SSD_OK, "faults leave nothing behind");
+    ssd_mirror_close(&m);
+}
+
+static void row(ssd_kernel *k, FakeLog *log, FakeLogClear *clear) {
+    static const char launch[] = "launch all 5 1 1, 32 1 1, 0 on a stream\n";
+    Mirror m;
+    double ms[8];
+    int n;
+    fill();
+    check(ssd_mirror_open(&m, k, args, 4) == SSD_OK, "a mirror");
+    check(ssd_mirror_row(&m) == 64, "small tensors: as many as make a launch short beside them");
+    clear();
+    check(ssd_mirror_time(&m, 3, 0, 5, 8, ms, &n) == SSD_OK && fabs(ms[0] - 0.25 / 3) < 1e-12,
+          "the time of one of three");
+    const char *from = strstr(log(), "cuStreamBeginCapture"),
+               *to = from ? strstr(from, "cuStreamEndCapture") : NULL;
+    int launches = 0;
+    for (const char *l = from; to && (l = strstr(l, launch)) && l < to; l++) launches++;
+    check(launches == 3, "three are captured");
+    check(runs >= 3 * (n + 3) && n_seen == 3 && whole, "each has tensors of its own");
+    setenv("FAKE_CUDA", "sm=80 cuMemcpyDtoDAsync_v2=700", 1);
+    check(ssd_mirror_time(&m, 3, 0, 5, 8, ms, &n) == SSD_DEVICE && n == 0, "copies that fail");
+    setenv("FAKE_CUDA", "sm=80 cuMemAlloc_v2=2", 1);
+    check(ssd_mirror_time(&m, 3, 0, 5, 8, ms, &n) == SSD_OUT_OF_MEMORY &&
+              strstr(ssd_last_error(), "for 3 launches in a row"),
+          "no memory for more than one");
+    setenv("FAKE_CUDA", "sm=80", 1);
     ssd_mirror_close(&m);
 }
 
@@ -163,6 +199,8 @@ static void ceilings(FakeLog *log, FakeLogClear *clear) {
     check(ssd_ceiling_cuda_copy() == 0, "no memory for it");
     setenv("FAKE_CUDA", "sm=80", 1);
     check(ssd_ceiling_cuda_matmul(by) == 0, "no products without cuBLAS and a compiler");
+    double alone, in_row;
+    check(!ssd_ceiling_cuda_launch(&alone, &in_row) && alone == 0, "no empty kernel without one");
     // 132 multiprocessors at 1.5 GHz
     check(fabs(ssd_ceiling_cuda_peak(true) - 132 * 1.5 * 2048) < 1e-6, "peak of tensor cores");
     check(fabs(ssd_ceiling_cuda_peak(false) - 132 * 1.5 * 128) < 1e-6, "peak of f32 units");
@@ -200,6 +238,7 @@ int main(void) {
         guards(k);
         faults(k);
         times(k, log, clear);
+        row(k, log, clear);
         ceilings(log, clear);
     }
     ssd_kernel_destroy(k);

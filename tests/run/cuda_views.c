@@ -266,6 +266,9 @@ static void try(Case *c, Layout layout, bool mixed, const char *only) {
     for (int i = 0; ok && i < c->n; i++)
         ok = check(upload(&c->view[i], c->stream), "%s: '%s' to the device", what,
                    c->view[i].host->name);
+    // A copy from the host returns when the host's memory has been read; our stream, apart from
+    // the default one, would not wait for its arrival.
+    ok = ok && check(!api->StreamSynchronize(NULL), "%s: copies", what);
     ok = ok && check(run(c) == SSD_OK, "%s: launch", what);
     for (int i = 0; ok && i < c->n; i++)
         check(download(&c->view[i], what), "%s: '%s' from the device", what, c->view[i].host->name);

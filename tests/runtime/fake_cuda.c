@@ -15,6 +15,7 @@
 // Code is the header of an ELF file, then a line a kernel: "name argument-bytes threads-at-most".
 #include <pthread.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -352,8 +353,9 @@ typedef struct Launch {
     unsigned grid, block, shared;
     _Alignas(8) char args[4096];
 } Launch;
+enum { GRAPH_MOST = 128 };
 typedef struct Graph {
-    Launch *launch[8];
+    Launch *launch[GRAPH_MOST];
     int n;
 } Graph;
 typedef struct Stream {
@@ -388,18 +390,14 @@ EXPORT int cuStreamGetCtx(void *stream, void **context) {
     return 0;
 }
 
-EXPORT int cuLaunchKernel(void *function, unsigned gx, unsigned gy, unsigned gz, unsigned bx,
-                          unsigned by, unsigned bz, unsigned shared, void *stream, void **args,
-                          void **extra) {
-    Function *f = function;
-    CALL("launch %s %u %u %u, %u %u %u, %u%s%s\n", f->name, gx, gy, gz, bx, by, bz, shared,
-         stream ? " on a stream" : "", extra ? " with extras" : "");
-    if (!gx || (int)shared > f->dynamic || (int)bx > f->threads) return 1;
+static int enqueue(Function *f, unsigned grid, unsigned block, unsigned shared, void *stream,
+                   void **args) {
+    if (!grid || (int)shared > f->dynamic || (int)block > f->threads) return 1;
     Launch *l = calloc(1, sizeof *l);
-    *l = (Launch){f, gx, bx, shared, {0}};
+    *l = (Launch){f, grid, block, shared, {0}};
     memcpy(l->args, args[0], (size_t)f->bytes);
     Graph *g = stream ? ((Stream *)stream)->capture : NULL;
-    if (g && g->n < 8) {
+    if (g && g->n < GRAPH_MOST) {
         g->launch[g->n++] = l;
         return 0;
     }
@@ -407,6 +405,37 @@ EXPORT int cuLaunchKernel(void *function, unsigned gx, unsigned gy, unsigned gz,
     free(l);
     return 0;
 }
+
+EXPORT int cuLaunchKernel(void *function, unsigned gx, unsigned gy, unsigned gz, unsigned bx,
+                          unsigned by, unsigned bz, unsigned shared, void *stream, void **args,
+                          void **extra) {
+    Function *f = function;
+    CALL("launch %s %u %u %u, %u %u %u, %u%s%s\n", f->name, gx, gy, gz, bx, by, bz, shared,
+         stream ? " on a stream" : "", extra ? " with extras" : "");
+    return enqueue(f, gx, bx, shared, stream, args);
+}
+
+#ifndef FAKE_OLD
+typedef struct Config {
+    unsigned grid[3], block[3], shared;
+    void *stream;
+    struct {
+        int id, unused, value[16];
+    } * attributes;
+    unsigned n_attributes;
+} Config;
+enum { PROGRAMMATIC_STREAM_SERIALIZATION = 6 };
+
+EXPORT int cuLaunchKernelEx(const Config *c, void *function, void **args, void **extra) {
+    Function *f = function;
+    bool early = c->n_attributes == 1 && c->attributes->id == PROGRAMMATIC_STREAM_SERIALIZATION &&
+                 c->attributes->value[0] == 1;
+    CALL("launch %s %u %u %u, %u %u %u, %u%s%s%s\n", f->name, c->grid[0], c->grid[1], c->grid[2],
+         c->block[0], c->block[1], c->block[2], c->shared, c->stream ? " on a stream" : "",
+         extra ? " with extras" : "", early ? " early" : "");
+    return enqueue(f, c->grid[0], c->block[0], c->shared, c->stream, args);
+}
+#endif
 
 EXPORT int cuStreamBeginCapture_v2(void *stream, int mode) {
     CALL("cuStreamBeginCapture %d\n", mode);
