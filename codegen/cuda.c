@@ -353,7 +353,8 @@ static bool writes(const Cuda *c, const TBlock *b, const TTensor *t) {
 static void tensor(Cuda *c, u16 i, int place) {
     const TTensor *t = &c->p->tensors.v[i];
     const char *type = ssd_cuda_type(t->dtype), *name = c->tensor[i];
-    const char *only = writes(c, &c->k->body, t) ? "" : "const ";
+    // Reads of const tensors might move to before the wait.
+    const char *only = c->early || writes(c, &c->k->body, t) ? "" : "const ";
     if (t->rank && c->dense) {
         const char *dims = "";
         for (int d = 1; d < t->rank; d++)
@@ -384,10 +385,26 @@ static void grid(Cuda *c) {
     }
 }
 
+// Kernels of roles are long: what a launch costs is little of them.
+bool ssd_cuda_early(const Prog *p, const Machine *m, const TKernel *k) {
+    Schedule s;
+    Text why = {0};
+    bool early = m->early && ssd_schedule_parse(p->schedule, &s, &why) && s.early;
+    ssd_text_free(&why);
+    return early && !ssd_timed_kernel(p, k);
+}
+
+static void wait_for_stream(Cuda *c) {
+    ssd_cuda_line(c, "// Launched early: from here on there is what kernels in front of it wrote.");
+    ssd_cuda_line(c, "asm volatile(\"griddepcontrol.wait;\" ::: \"memory\");");
+    ssd_cuda_line(c, "asm volatile(\"griddepcontrol.launch_dependents;\");");
+}
+
 static void begin_kernel(Cuda *c, const TKernel *k) {
     c->k = k;
     c->threads = ssd_cuda_threads(c->p, k);
     c->timed = ssd_timed_kernel(c->p, k);
+    c->early = ssd_cuda_early(c->p, c->m, k);
     c->nest = 0;
     c->maps.n = 0;
     memset(c->held, 0, sizeof c->held);
@@ -427,6 +444,7 @@ static i64 kernel(Cuda *c, const TKernel *k) {
         if (syms[i]) ssd_cuda_line(c, "const int %s = (int)args.%s;", c->sym[i], c->sym[i]);
     i64 bytes = c->timed ? ssd_timed_shared_bytes(c->p, k) : buffers(c);
     grid(c);
+    if (c->early) wait_for_stream(c);
     if (c->timed)
         ssd_cuda_roles(c);
     else
@@ -484,12 +502,18 @@ int ssd_cuda_takes(Arena *a, const Prog *p, const TKernel *k, int **out) {
 }
 
 static Cuda start(Arena *a, const Prog *p, const Machine *m, Text *out) {
+    Schedule s;
+    Text why = {0};
+    if (ssd_schedule_parse(p->schedule ? p->schedule : "", &s, &why))
+        m = ssd_schedule_machine(a, &s, m);
+    ssd_text_free(&why);
     Cuda c = {.p = p, .m = m, .a = a, .out = out};
     c.name = NEWN(a, const char *, p->vals.n);
     c.base = NEWN(a, const char *, p->vals.n);
     c.offset = NEWN(a, i64, p->vals.n);
     c.local = NEWN(a, u32, p->vals.n);
     c.elem = NEWN(a, const char *, p->vals.n);
+    c.rows = NEWN(a, const char *, p->vals.n);
     c.place = NEWN(a, const char *, p->vals.n);
     c.most = NEWN(a, i64, p->vals.n);
     c.loads_of = NEWN(a, u64, p->vals.n);

@@ -17,6 +17,8 @@ bool ssd_cuda_text(const Prog *p, const Machine *m, bool assembly, Text *out,
 int ssd_cuda_threads(const Prog *p, const TKernel *k);
 int ssd_cuda_maps(Arena *a, const Prog *p, const Machine *m, const TKernel *k, const ArtMap **out);
 int ssd_cuda_takes(Arena *a, const Prog *p, const TKernel *k, int **out);
+// Does it wait by itself for those in front of it in its stream (artifact.h: `early`)?
+bool ssd_cuda_early(const Prog *p, const Machine *m, const TKernel *k);
 // Is there a second kernel of each for tensors without gaps (artifact.h: `dense`)? Its name.
 bool ssd_cuda_dense(const Prog *p);
 const char *ssd_cuda_dense_name(Arena *a, const TKernel *k);

@@ -63,12 +63,15 @@ typedef struct Cuda {
     const char *quad;          // index of a point among four neighbours
     const char *held[2];       // indices of a thread's rows and turns in held nests
     bool dense;                // views of tensors are chosen when the text is compiled
+    bool early;                // the kernel waits for those in front of it in its stream
     VEC(const TOp *) barriers; // ops with a barrier before them
 
     // in a kernel of roles
     bool timed;
     const TOp *role;
     const char **elem;       // by value: its element at the point at hand
+    const char **rows;       // by value that its one reader loads as it goes: where from
+    bool select;             // both sides of a choice are computed
     i64 *most;               // by value: the largest value of an index variable, -1: unknown
     const char **place;      // by ring: `in` or `Ms[r]`, as acquired last
     CudaView *view;          // by value
@@ -119,6 +122,7 @@ const char *ssd_cuda_row(Cuda *c, const TOp *o, u8 axis, int width, const char *
 // No element of the load or store is out of range, by the indices that axis x or y has a part in
 // (0: by any).
 bool ssd_cuda_inside(const Cuda *c, const TOp *o, u8 x, u8 y);
+bool ssd_cuda_in_range(const Cuda *c, const TOp *o, int d); // is its index d?
 i64 ssd_cuda_size(const Cuda *c, u8 axis);
 
 // --- cuda_nest.c --------------------------------------------------------------------------------
@@ -167,6 +171,13 @@ const char *ssd_cuda_tile(Cuda *c, const CudaView *v, u8 ax,
 bool ssd_cuda_ex_has(const Cuda *c, Ex e,
                      u8 axis); // does it depend on the axis, by index or by a tile?
 
+// --- cuda_move.c --------------------------------------------------------------------------------
+void ssd_cuda_move(Cuda *c, const TOp *o); // fetch, send
+// Is what the role at hand sends of a ring each warp's own, so that none waits for another?
+bool ssd_cuda_sends_own(Cuda *c, const TOp *ring);
+// A statement, on condition that threads copied into the ring's slots, which bulk copies could not.
+void ssd_cuda_where_copied(Cuda *c, const TOp *ring, const char *statement);
+
 // --- cuda_loads.c -------------------------------------------------------------------------------
 void ssd_cuda_loads_note(Cuda *c, const TOp *o);  // an op is written
 void ssd_cuda_loads_landed(Cuda *c, Val product); // it was waited for
@@ -185,10 +196,21 @@ const char *ssd_cuda_coords(Cuda *c, const TOp *o, const int dim_of[6],
 void ssd_cuda_frag_elements(Cuda *c,
                             const TOp *o); // map, fill, load, store, into of register tiles
 void ssd_cuda_frag_copy(Cuda *c, const TOp *o);
+const char *ssd_cuda_row_element(Cuda *c, Val v, const char *index); // of a rank-1 tile @row
 void ssd_cuda_lane_scan(Cuda *c, const TOp *o);
 void ssd_cuda_lane_at(Cuda *c, const TOp *o);
 void ssd_cuda_lane_pick(Cuda *c, const TOp *o);
-bool ssd_cuda_tri_tile(const Cuda *c, Val tile); // is it written below its diagonal only?
+bool ssd_cuda_tri_tile(const Cuda *c, Val tile);      // is it written below its diagonal only?
+const TVal *ssd_cuda_frag_shape(const Cuda *c, Ex e); // of register tiles in it; NULL: none
+// How far it is from an index of the axis to the next one in the op's tensor. NULL: not the same
+// everywhere.
+const char *ssd_cuda_step(Cuda *c, const TOp *o, u8 axis);
+
+// --- cuda_cook.c --------------------------------------------------------------------------------
+void ssd_cuda_columns(Cuda *c, const TOp *o);   // load, map, fill: a thread's columns
+void ssd_cuda_frag_swap(Cuda *c, const TOp *o); // swap of register tiles
+void ssd_cuda_cook_begin(Cuda *c);              // of a role: which loads wait for their readers
+void ssd_cuda_cook_load(Cuda *c, const TOp *o); // one that does
 
 // --- cuda_product.c -----------------------------------------------------------------------------
 void ssd_cuda_products(Cuda *c);              // the program's wgmma wrappers

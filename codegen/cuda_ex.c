@@ -125,6 +125,10 @@ static const char *function(Cuda *c, const Expr *x, int prec) {
     FnCode f = (FnCode)x->fn;
     const char *whole = f == FN_FDIV && k == KIND_INT ? quotient(c, x, prec) : NULL;
     if (whole) return whole;
+    if (f == FN_WHERE && k == KIND_FLOAT && c->select)
+        return ssd_arena_printf(c->a, "select(%s, %s, %s)", text(c, x->arg[0], P_WHERE),
+                                operand(c, x->arg[1], k, P_WHERE),
+                                operand(c, x->arg[2], k, P_WHERE));
     if (f == FN_WHERE) {
         const char *s =
             ssd_arena_printf(c->a, "%s ? %s : %s", text(c, x->arg[0], P_OR),
@@ -267,10 +271,13 @@ const char *ssd_cuda_at(Cuda *c, Val v, u8 from, const char *instead) {
     return ssd_arena_printf(c->a, "%s[%s]", c->base[v], s);
 }
 
+bool ssd_cuda_in_range(const Cuda *c, const TOp *o, int d) {
+    return proven(c, o->idx[d], c->p->tensors.v[o->tensor].dim[d]);
+}
 bool ssd_cuda_inside(const Cuda *c, const TOp *o, u8 x, u8 y) {
     for (int d = 0; d < o->nidx; d++) {
         bool asked = !x || ssd_cuda_ex_has(c, o->idx[d], x) || ssd_cuda_ex_has(c, o->idx[d], y);
-        if (asked && !proven(c, o->idx[d], c->p->tensors.v[o->tensor].dim[d])) return false;
+        if (asked && !ssd_cuda_in_range(c, o, d)) return false;
     }
     return true;
 }

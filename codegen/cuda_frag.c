@@ -91,7 +91,7 @@ static const char *element_name(Cuda *c, Val v) {
     return slot ? ssd_arena_printf(c->a, "%s_", c->name[v]) : c->name[v];
 }
 
-static const char *row_element(Cuda *c, Val v, const char *index) { // of a rank-1 tile @row
+const char *ssd_cuda_row_element(Cuda *c, Val v, const char *index) {
     const CudaView *w = ssd_cuda_view_of(c, v);
     const char *at = w->stride[0] == 1
                          ? index
@@ -113,7 +113,7 @@ static bool hoist_rows(Cuda *c, const Operands *all, const Grid2 *g) {
                 int n = 64 * b + 8 * h;
                 const char *at = n ? ssd_arena_printf(c->a, "row + %d", n) : "row";
                 values = ssd_arena_printf(c->a, "%s%s%s", values, *values ? ", " : "",
-                                          row_element(c, v, at));
+                                          ssd_cuda_row_element(c, v, at));
             }
         if (!any) open_scope(c);
         any = true;
@@ -143,24 +143,31 @@ static void declare_pairs(Cuda *c, const Operands *all, const Grid2 *g) {
     for (int i = 0; i < all->n; i++) {
         Val v = all->v[i];
         const char *name = element_name(c, v), *column = column_of(c, g);
-        if (space(c, v) == SP_ACC) {
+        if (c->rows[v]) {
+            ssd_cuda_line(c, "const float2 %s = %s.pair(e %% 2, %s);", name, c->rows[v], column);
+        } else if (space(c, v) == SP_ACC) {
             ssd_cuda_line(c, "const float2 %s = make_float2(%s[2*e], %s[2*e + 1]);", name,
                           regs(c, v), regs(c, v));
         } else if (space(c, v) == SP_FRAG) {
             ssd_cuda_line(c, "const float2 %s = unpack(%s[e], %s());", name, regs(c, v),
                           ssd_cuda_type(val(c, v)->dtype));
+        } else if (space(c, v) == SP_COLS) {
+            const char *e =
+                g->blocks == 1 ? "e" : ssd_arena_printf(c->a, "e %% %lld", (long long)g->words);
+            ssd_cuda_line(c, "const float2 %s = make_float2(%s[%s / 2 * 2], %s[%s / 2 * 2 + 1]);",
+                          name, regs(c, v), e, regs(c, v), e);
         } else if (val(c, v)->lay.ax[0] == g->c) {
             const CudaView *w = ssd_cuda_view_of(c, v);
             if (run_of(c, v) % 8 == 0)
                 ssd_cuda_line(c, "const float2 %s = twice(%s);", name,
-                              row_element(c, v, run_start(c, v, g)));
+                              ssd_cuda_row_element(c, v, run_start(c, v, g)));
             else if (w->stride[0] == 1 && w->even)
                 ssd_cuda_line(c, "const float2 %s = pair(%s, %s);", name, ssd_cuda_tile(c, w, 0, 0),
                               column);
             else
                 ssd_cuda_line(c, "const float2 %s = make_float2(%s, %s);", name,
-                              row_element(c, v, column),
-                              row_element(c, v, ssd_arena_printf(c->a, "%s + 1", column)));
+                              ssd_cuda_row_element(c, v, column),
+                              ssd_cuda_row_element(c, v, ssd_arena_printf(c->a, "%s + 1", column)));
         }
     }
 }
@@ -211,9 +218,7 @@ static void declare_indices(Cuda *c, const TOp *o, Ex e, const Grid2 *g) {
 }
 
 // --- Between tensors and @acc -------------------------------------------------------------------
-// How far it is from a row, or a column, to the next one in the tensor. NULL: not the same
-// everywhere.
-static const char *tensor_step(Cuda *c, const TOp *o, u8 axis) {
+const char *ssd_cuda_step(Cuda *c, const TOp *o, u8 axis) {
     const char *all = NULL;
     for (int d = 0; d < o->nidx; d++) {
         i64 coef[256] = {0};
@@ -252,7 +257,7 @@ static bool moved_whole(Cuda *c, const TOp *o, const Grid2 *g) {
     if (!plain || space(c, v) != SP_ACC || val(c, v)->dtype != SSD_F32) return false;
     if (o->when && (ssd_cuda_ex_has(c, o->when, g->r) || ssd_cuda_ex_has(c, o->when, g->c)))
         return false;
-    const char *down = tensor_step(c, o, g->r), *along = tensor_step(c, o, g->c);
+    const char *down = ssd_cuda_step(c, o, g->r), *along = ssd_cuda_step(c, o, g->c);
     const char *row = c->axis[g->r], *column = c->axis[g->c], *limit = limits(c, o, g);
     if (!down || !along || !limit || c->p->tensors.v[o->tensor].dtype == SSD_I32) return false;
     c->axis[g->r] = "row", c->axis[g->c] = "col";
@@ -332,7 +337,9 @@ static void map_pairs(Cuda *c, const TOp *o, Ex e, const Grid2 *g) {
         declare_indices(c, o, e, g);
         u8 dtype = o->out ? val(c, o->out)->dtype : SSD_F32,
            to = o->out ? space(c, o->out) : SP_ACC;
+        c->select = true; // elements side by side hide each other's latency
         ssd_cuda_line(c, "const float2 value = %s;", pair_value(c, e, &all, g, dtype, to));
+        c->select = false;
     }
     if (o->op == TOP_STORE)
         stored(c, o, g);
@@ -396,7 +403,9 @@ static void compute_words(Cuda *c, const TOp *o, Ex e, const Grid2 *g, const Int
     ssd_cuda_open(c, "for (int e = step * %lld; e < step * %lld + %lld; e++)", n, n, n);
     declare_pairs(c, &all, g);
     declare_indices(c, o, e, g);
+    c->select = !o->tri_row;
     ssd_cuda_line(c, "const float2 value = %s;", pair_value(c, e, &all, g, i->dtype, SP_FRAG));
+    c->select = false;
     ssd_cuda_line(c, "words[e %% %lld] = pack(value.x, value.y, %s());", n,
                   ssd_cuda_type(i->dtype));
     ssd_cuda_close(c);
@@ -466,7 +475,7 @@ static void lanes(Cuda *c, const TOp *o, Ex e, u8 axis) {
     for (int i = 0; i < all.n; i++)
         c->elem[all.v[i]] = space(c, all.v[i]) == SP_LANE
                                 ? ssd_arena_printf(c->a, "%s[e]", regs(c, all.v[i]))
-                                : row_element(c, all.v[i], c->axis[axis]);
+                                : ssd_cuda_row_element(c, all.v[i], c->axis[axis]);
     ssd_cuda_open(c, "for (int e = 0; e < %lld; e++)", (long long)n);
     bool index = op_uses_axis(c, o, e, axis);
     for (int i = 0; i < all.n; i++) index |= space(c, all.v[i]) != SP_LANE;
@@ -528,7 +537,7 @@ void ssd_cuda_lane_at(Cuda *c, const TOp *o) {
 
 // --- Which of these an op is --------------------------------------------------------------------
 // The first register tile of an expression says how its elements lie.
-static const TVal *shape_of(const Cuda *c, Ex e) {
+const TVal *ssd_cuda_frag_shape(const Cuda *c, Ex e) {
     Operands all = operands(c, e);
     for (int i = 0; i < all.n; i++)
         if (space(c, all.v[i]) == SP_ACC || space(c, all.v[i]) == SP_FRAG) return val(c, all.v[i]);
@@ -537,7 +546,12 @@ static const TVal *shape_of(const Cuda *c, Ex e) {
 
 void ssd_cuda_frag_elements(Cuda *c, const TOp *o) {
     Ex e = o->op == TOP_INTO ? o->e2 : o->op == TOP_LOAD ? 0 : o->e;
-    const TVal *t = o->op == TOP_INTO || o->op == TOP_STORE ? shape_of(c, e) : val(c, o->out);
+    if (o->out && space(c, o->out) == SP_COLS) {
+        ssd_cuda_columns(c, o);
+        return;
+    }
+    const TVal *t =
+        o->op == TOP_INTO || o->op == TOP_STORE ? ssd_cuda_frag_shape(c, e) : val(c, o->out);
     if (!t || t->lay.space == SP_LANE) {
         u8 ax[8] = {0};
         if (t)

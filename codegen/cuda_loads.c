@@ -48,6 +48,7 @@ void ssd_cuda_loads_note(Cuda *c, const TOp *o) {
     if (!c->m->wgmma || ssd_timed_is_view(c->p, o)) return;
     switch ((TOpCode)o->op) {
     case TOP_COPY:
+    case TOP_SWAP:
     case TOP_AT:
     case TOP_SCAN:
     case TOP_PICK: add(&s, o->a); break;

@@ -25,7 +25,7 @@ static const char *const reserved[] = {
     "clock",
     // what the text of roles says besides
     "warp", "thread", "row", "col", "barriers", "slots", "words", "value", "Ring", "TensorMap",
-    "WGMMA", "HOPPER", "MANY", "pair", "unpack", "hold", "clear", "mma", "fetched", "first", "last",
+    "WGMMA", "HOPPER", "MANY", "pair", "select", "unpack", "hold", "clear", "mma", "first", "last",
     "next"};
 
 static bool is_taken(const Cuda *c, const char *s) {

@@ -133,6 +133,7 @@ static void hold(Cuda *c, const TOp *o) {
 }
 
 static void wgmma(Cuda *c, const TOp *o, const Product *p) {
+    enum { PART = 8 };
     bool many = p->rows > 64;
     const char *d = at_block(c, regs(c, o->out), p->columns / 2, many), *a;
     if (p->shared_a) {
@@ -146,17 +147,25 @@ static void wgmma(Cuda *c, const TOp *o, const Product *p) {
     }
     const char *b = ssd_arena_printf(c->a, "%s + %s", descriptor(c, o->b),
                                      stepped(c, o->b, p->turned_b, p->depth));
-    hold(c, o);
-    ssd_cuda_line(c, "wgmma_fence();");
-    ssd_cuda_line(c, "#pragma unroll");
-    if (many) {
-        ssd_cuda_open(c, "for (int block = 0; block < %lld; block++)", (long long)p->rows / 64);
+    // A synchronous product with a long first operand in registers goes in parts: what is packed
+    // for a later one need not have its registers yet. All at once, ptxas would serialise every
+    // step.
+    i64 steps = p->depth / 16, part = o->flags & TF_ASYNC || p->shared_a ? steps : PART;
+    for (i64 from = 0; from < steps; from += part) {
+        if (from) ssd_cuda_line(c, "wgmma_wait<0>();");
+        hold(c, o);
+        ssd_cuda_line(c, "wgmma_fence();");
         ssd_cuda_line(c, "#pragma unroll");
+        if (many) {
+            ssd_cuda_open(c, "for (int block = 0; block < %lld; block++)", (long long)p->rows / 64);
+            ssd_cuda_line(c, "#pragma unroll");
+        }
+        ssd_cuda_line(c, "for (int e = %lld; e < %lld; e++) %s(%s, %s, %s, %s);", (long long)from,
+                      (long long)MIN(from + part, steps), wgmma_name(c, p), d, a, b,
+                      o->c || from ? "true" : "e > 0");
+        if (many) ssd_cuda_close(c);
+        ssd_cuda_line(c, "wgmma_commit();");
     }
-    ssd_cuda_line(c, "for (int e = 0; e < %lld; e++) %s(%s, %s, %s, %s);", (long long)p->depth / 16,
-                  wgmma_name(c, p), d, a, b, o->c ? "true" : "e > 0");
-    if (many) ssd_cuda_close(c);
-    ssd_cuda_line(c, "wgmma_commit();");
     vec_push(c->a, &c->flying, o);
 }
 

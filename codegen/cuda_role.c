@@ -13,9 +13,10 @@
 //             C_ = in.at(0), B_ = in.at(16384);
 //
 // The emitter chooses nothing: warps, slots, registers and the order of everything stand in T2.
-// Rules it follows: one arrival a warp at a barrier (one a lane where cp.async arrives by itself);
-// what threads wrote and an asynchronous reader reads passes a proxy fence in every writing lane; a
-// ring between a role and itself needs no barrier but the role's own.
+// Rules it follows: every lane of a role arrives at a barrier; what threads wrote and an
+// asynchronous reader reads passes a proxy fence in every writing lane, or, where their copies land
+// later, in every lane that has seen them land; a ring between a role and itself needs no barrier
+// but the role's own.
 #include "cuda_emit.h"
 
 static const TVal *val(const Cuda *c, Val v) { return &c->p->vals.v[v]; }
@@ -258,15 +259,15 @@ static void publish(Cuda *c, const TOp *o) {
         if (c->m->wgmma && r.consumer[0].sends)
             ssd_cuda_line(c, "if (%s == 0) bulk_wait_read();", thread(c));
         if (c->m->wgmma) ssd_cuda_line(c, "fence_async();");
-        ssd_cuda_line(c, "role_sync(%s, %d);", role_barrier(c), role_threads(c));
+        if (ssd_cuda_sends_own(c, r.op))
+            ssd_cuda_line(c, "__syncwarp();");
+        else
+            ssd_cuda_line(c, "role_sync(%s, %d);", role_barrier(c), role_threads(c));
         return;
     }
-    if (fetches && !c->m->wgmma) {
-        ssd_cuda_line(c, "%s.publish_landed();", place(c, o));
-        return;
-    }
+    if (fetches) ssd_cuda_where_copied(c, r.op, ssd_arena_printf(c->a, "%s.lands();", place(c, o)));
     if (!fetches && c->m->wgmma && ring_read_beside(c, r.op)) ssd_cuda_line(c, "fence_async();");
-    ssd_cuda_line(c, "%s.publish(lane);", place(c, o));
+    ssd_cuda_line(c, "%s.publish();", place(c, o));
 }
 
 static void wait_for_loads(Cuda *c, const Ring *r) {
@@ -288,7 +289,7 @@ static void release(Cuda *c, const TOp *o) {
     }
     if (sends && c->m->wgmma) ssd_cuda_line(c, "if (%s == 0) bulk_wait_read();", thread(c));
     wait_for_loads(c, &r);
-    ssd_cuda_line(c, "%s.release(lane);", place(c, o));
+    ssd_cuda_line(c, "%s.release();", place(c, o));
 }
 
 static void acquire(Cuda *c, const TOp *o) {
@@ -297,141 +298,20 @@ static void acquire(Cuda *c, const TOp *o) {
     enter(c, o);
 }
 static void await(Cuda *c, const TOp *o) {
+    Ring r = ring_of(c, o->a);
     ssd_cuda_line(c, "%s.await();", place(c, o));
+    for (const TOp *s = c->m->wgmma ? r.op->body.first : NULL; s; s = s->next) {
+        if (!any_op(c, &c->role->body, reads_beside, &s->out)) continue;
+        ssd_cuda_where_copied(c, r.op, "fence_async();");
+        break;
+    }
     enter(c, o);
-}
-
-// --- Fetch and send -----------------------------------------------------------------------------
-static const char *place_of_tile(Cuda *c, Val tile) {
-    return c->place[ssd_timed_slot_ring(c->p, c->k, tile)->out];
-}
-
-typedef struct Move {     // a tile that is fetched or sent
-    u8 n, ax[6];          // its axes, less the one at a fixed index
-    i64 size[6], leading; // and how many tiles of two axes follow each other
-    const char *tile;
-} Move;
-
-static Move move_of(Cuda *c, const TOp *o) {
-    const CudaView *v = ssd_cuda_view_of(c, o->a);
-    Move m = {.leading = 1, .tile = ssd_cuda_tile(c, v, o->ax[0], o->e)};
-    for (int i = 0; i < v->n; i++)
-        if (v->ax[i] != o->ax[0]) m.ax[m.n] = v->ax[i], m.size[m.n++] = ssd_cuda_size(c, v->ax[i]);
-    for (int i = 0; i + 2 < m.n; i++) m.leading *= m.size[i];
-    return m;
-}
-
-// `[&](int j, int n) { return C.at<2>(b, c*64 + j, 0, n); }`; rows of leading axes are counted
-// through.
-static const char *where(Cuda *c, const TOp *o, const Move *m) {
-    const char *lines = "", *row = "row", *column = m->n ? c->axis[m->ax[m->n - 1]] : "";
-    i64 below = 1;
-    if (m->n == 2) row = c->axis[m->ax[0]];
-    for (int i = m->n - 2; i >= 0 && m->n > 2; i--) {
-        const char *part =
-            below == 1 ? "row" : ssd_arena_printf(c->a, "row / %lld", (long long)below);
-        if (i) part = ssd_arena_printf(c->a, "%s %% %lld", part, (long long)m->size[i]);
-        lines = ssd_arena_printf(c->a, "%sconst int %s = %s; ", lines, c->axis[m->ax[i]], part);
-        below *= m->size[i];
-    }
-    const char *at = ssd_cuda_element(c, o, "at", NULL);
-    if (o->when) at = ssd_arena_printf(c->a, "%s ? %s : nullptr", ssd_cuda_factor(c, o->when), at);
-    return ssd_arena_printf(c->a, "[&](int %s, int %s) { %sreturn %s; }", m->n > 1 ? row : "",
-                            column, lines, at);
-}
-
-// One copy a box: a panel of a tile.
-static void boxes(Cuda *c, const TOp *o, const Move *m, const int *dim_of, int map) {
-    bool sw128 = is_sw128(c, ssd_cuda_view_of(c, o->a)->base), sends = o->op == TOP_SEND;
-    i64 panels = sw128 ? (m->size[m->n - 1] + 63) / 64 : 1,
-        panel = sw128 ? m->size[m->n - 2] * 128 : 0;
-    const char *tile = m->tile;
-    i64 step = panels * panel; // from tile to tile
-    int open = 0;
-    for (int i = m->n - 3; sw128 && i >= 0; i--) {
-        if (m->size[i] == 1) continue;
-        tile = ssd_arena_printf(c->a, "%s + %s*%lld", tile, c->axis[m->ax[i]], (long long)step);
-        step *= m->size[i];
-    }
-    for (int i = 0; sw128 && i + 2 < m->n; i++)
-        if (m->size[i] > 1) {
-            const char *x = c->axis[m->ax[i]];
-            ssd_cuda_open(c, "for (int %s = 0; %s < %lld; %s++)", x, x, (long long)m->size[i], x);
-            open++;
-        }
-    for (int i = 0; i < panels; i++) {
-        const char *to =
-            plus(c, sw128 ? tile : ssd_arena_printf(c->a, "shared_address(%s)", tile), i * panel);
-        const char *at = ssd_cuda_coords(c, o, dim_of, i);
-        if (sends)
-            ssd_cuda_line(c, "bulk_store(&args.map[%d], %s, %s);", map, to, at);
-        else
-            ssd_cuda_line(c, "bulk_load(%s, &args.map[%d], %s.full(), %s);", to, map,
-                          place_of_tile(c, ssd_cuda_view_of(c, o->a)->base), at);
-    }
-    while (open--) ssd_cuda_close(c);
-}
-
-static i64 landing_bytes(Cuda *c, const TOp *o, const Move *m) {
-    Val base = ssd_cuda_view_of(c, o->a)->base;
-    i64 bytes = (i64)ssd_dtype_size((ssd_dtype)val(c, base)->dtype);
-    bool sw128 = is_sw128(c, base);
-    for (int i = 0; i < m->n; i++)
-        bytes *= sw128 && i == m->n - 1 ? (m->size[i] + 63) / 64 * 64 : m->size[i];
-    return bytes;
-}
-
-static void copy_by_threads(Cuda *c, const TOp *o, const Move *m) {
-    Val base = ssd_cuda_view_of(c, o->a)->base;
-    i64 columns = m->n ? m->size[m->n - 1] : 1, rows = m->n > 1 ? m->size[m->n - 2] : 1;
-    bool ends_tell = !o->when || !m->n || !ssd_cuda_ex_has(c, o->when, m->ax[m->n - 1]);
-    const char *at = where(c, o, m);
-    if (o->op == TOP_SEND)
-        ssd_cuda_line(c, "send_tile<%lld, %lld, %lld, %d, %s>(%s, %s, %s);", (long long)rows,
-                      (long long)columns, (long long)m->leading, role_threads(c),
-                      ssd_cuda_type(val(c, base)->dtype), m->tile, thread(c), at);
-    else if (is_sw128(c, base))
-        ssd_cuda_line(c, "fetch_tile<%lld, %lld, %lld, %d, %s, %s>(%s, %s, %s);", (long long)rows,
-                      (long long)columns, (long long)m->leading, role_threads(c),
-                      ends_tell ? "true" : "false", o->when ? "false" : "true", m->tile, thread(c),
-                      at);
-    else
-        ssd_cuda_line(c, "fetch_rows<%lld, %lld, %d, %s>(%s, %s, %s);",
-                      (long long)(rows * m->leading), (long long)columns, role_threads(c),
-                      ends_tell ? "true" : "false", m->tile, thread(c), at);
-    if (o->op == TOP_FETCH) ssd_cuda_line(c, "fetched();");
-}
-
-static void move(Cuda *c, const TOp *o) {
-    ArtMap map;
-    int dim_of[6];
-    Move m = move_of(c, o);
-    if (!ssd_cuda_map(c, o, &map, dim_of)) {
-        copy_by_threads(c, o, &m);
-        return;
-    }
-    int n = ssd_cuda_map_number(c, &map);
-    const char *when = o->when ? ssd_arena_printf(c->a, " && %s", ssd_cuda_factor(c, o->when)) : "";
-    ssd_cuda_open(c, "if (%sargs.maps_made >> %d & 1%s%s)", *when ? "(" : "", n, *when ? ")" : "",
-                  when);
-    ssd_cuda_open(c, "if (%s == 0)", thread(c));
-    if (o->op == TOP_FETCH)
-        ssd_cuda_line(c, "bulk_expect(%s.full(), %lld);",
-                      place_of_tile(c, ssd_cuda_view_of(c, o->a)->base),
-                      (long long)landing_bytes(c, o, &m));
-    boxes(c, o, &m, dim_of, n);
-    if (o->op == TOP_SEND) ssd_cuda_line(c, "bulk_commit();");
-    ssd_cuda_close(c);
-    c->indent--;
-    ssd_cuda_open(c, "} else");
-    copy_by_threads(c, o, &m);
-    ssd_cuda_close(c);
 }
 
 // --- Ops ----------------------------------------------------------------------------------------
 static bool in_registers(const Cuda *c, Val v) {
     u8 s = val(c, v)->lay.space;
-    return s == SP_ACC || s == SP_FRAG || s == SP_LANE;
+    return s == SP_ACC || s == SP_FRAG || s == SP_LANE || s == SP_COLS;
 }
 
 // A store whose value has no axes is one thread's.
@@ -464,7 +344,7 @@ bool ssd_cuda_timed_op(Cuda *c, const TOp *o) {
     case TOP_AWAIT: await(c, o); return true;
     case TOP_RELEASE: release(c, o); return true;
     case TOP_FETCH:
-    case TOP_SEND: move(c, o); return true;
+    case TOP_SEND: ssd_cuda_move(c, o); return true;
     case TOP_REGS:
         ssd_cuda_line(c, "%s %s[%d];", val(c, o->out)->dtype == SSD_F32 ? "float" : "u32",
                       c->name[o->out], o->depth);
@@ -474,6 +354,7 @@ bool ssd_cuda_timed_op(Cuda *c, const TOp *o) {
     case TOP_SCAN: ssd_cuda_lane_scan(c, o); return true;
     case TOP_PICK: ssd_cuda_lane_pick(c, o); return true;
     case TOP_COPY: ssd_cuda_frag_copy(c, o); return true;
+    case TOP_SWAP: ssd_cuda_frag_swap(c, o); return true;
     case TOP_INTO: ssd_cuda_frag_elements(c, o); return true;
     case TOP_STORE: return store(c, o);
     case TOP_RENAME: return true;
@@ -484,6 +365,10 @@ bool ssd_cuda_timed_op(Cuda *c, const TOp *o) {
     case TOP_FILL:
     case TOP_LOAD:
         if (!in_registers(c, o->out)) return false;
+        if (c->rows[o->out]) {
+            ssd_cuda_cook_load(c, o);
+            return true;
+        }
         ssd_cuda_frag_elements(c, o);
         return true;
     default: return false;
@@ -533,6 +418,7 @@ static void role(Cuda *c, const TOp *o) {
             declare_ring(c, r);
             declare_tiles(c, r);
         }
+    ssd_cuda_cook_begin(c);
     c->flying.n = 0;
     c->nloads = 0;
     c->settled = 0;
@@ -589,12 +475,9 @@ static void roles(Cuda *c) {
 }
 
 // --- Kernels ------------------------------------------------------------------------------------
-static int arrivals(const Cuda *c, const RingEnd *end, int n, bool producers) {
+static int arrivals(const RingEnd *end, int n) {
     int all = 0;
-    for (int i = 0; i < n; i++) {
-        bool lanes = producers && end[i].fetches && !c->m->wgmma;
-        all += end[i].times * end[i].role->warps * (lanes ? 32 : 1);
-    }
+    for (int i = 0; i < n; i++) all += end[i].times * end[i].role->warps;
     return all;
 }
 
@@ -608,8 +491,7 @@ static void init_rings(Cuda *c) {
         for (const TOp *slot = o->body.first; slot; slot = slot->next) ssd_cuda_comment(c, slot);
         ssd_cuda_line(c, "ring_init<%d>(%s, %d, %d);", o->depth * o->copies,
                       plus(c, "barriers", barriers_before(c, o)),
-                      arrivals(c, r.producer, r.nproducers, true),
-                      arrivals(c, r.consumer, r.nconsumers, false));
+                      arrivals(r.producer, r.nproducers), arrivals(r.consumer, r.nconsumers));
     }
     if (c->m->wgmma) ssd_cuda_line(c, "fence_async();");
     ssd_cuda_close(c);

@@ -24,10 +24,10 @@ DEVICE void barrier_wait(u32 barrier, u32 parity) {
                  "@!done bra WAIT; }" ::"r"(barrier), "r"(parity) : "memory");
 #endif
 }
-template <int slots> DEVICE void ring_init(u32 barriers, int producers, int consumers) {
+template <int slots> DEVICE void ring_init(u32 barriers, int producers, int consumers) {  // counted in warps
     for (int i = 0; i < slots; i++) {
-        barrier_init(barriers + 16 * i, producers);
-        barrier_init(barriers + 16 * i + 8, consumers);
+        barrier_init(barriers + 16 * i, producers * 32);
+        barrier_init(barriers + 16 * i + 8, consumers * 32);
     }
 }
 template <int depth, int bytes> struct Ring {
@@ -41,22 +41,17 @@ template <int depth, int bytes> struct Ring {
     DEVICE void next() {
         if (++slot == depth) slot = 0, round ^= 1;
     }
-    // One arrival a warp, when all its lanes are done.
-    DEVICE void publish(int lane) {
-        __syncwarp();
-        if (lane == 0) barrier_arrive(full());
+    // Each lane arrives for itself. One for its warp costs the same, but racecheck would not understand it.
+    DEVICE void publish() {
+        barrier_arrive(full());
         next();
     }
-    DEVICE void release(int lane) {
-        __syncwarp();
-        if (lane == 0) barrier_arrive(empty());
+    DEVICE void release() {
+        barrier_arrive(empty());
         next();
     }
-    // One arrival a lane, when what it copies has landed.
-    DEVICE void publish_landed() {
-        asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(full()) : "memory");
-        next();
-    }
+    // Before that: the slot is not full before what this lane copies has landed.
+    DEVICE void lands() const { asm volatile("cp.async.mbarrier.arrive.shared.b64 [%0];" ::"r"(full()) : "memory"); }
     DEVICE u32 at(int offset) const { return first + slot * bytes + offset; }
     template <class T> DEVICE T *rows(int offset) const { return (T *)__cvta_shared_to_generic(at(offset)); }
 };
@@ -109,55 +104,141 @@ DEVICE void bulk_wait() { asm volatile("cp.async.bulk.wait_group 0;" ::: "memory
 template <int rows> DEVICE u32 piece_at(u32 tile, int row, int piece) {
     return tile + piece / 8 * (rows * 128) + row * 128 + ((piece % 8 ^ row % 8) << 4);
 }
-// Copies by the threads of a role, where a bulk copy is not possible. at(row, column) is where a tensor has the
-// element, null where there is none. Rows of all tiles that follow each other are counted on. `pieces`: elements
-// beside each other are there or not by their bounds alone, so the ends of a piece speak for it.
-DEVICE void copy16(u32 to, const void *from) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(__cvta_generic_to_global(from)) : "memory");
+// Copies by the threads of a role, where a bulk copy is not possible.
+template <int bytes> DEVICE void copy(u32 to, const void *from, int there) {  // zeros behind `there` bytes
+    const auto at = __cvta_generic_to_global(from);
+    if constexpr (bytes == 16) asm volatile("cp.async.cg.shared.global [%0], [%1], %2, %3;" ::"r"(to), "l"(at), "n"(bytes), "r"(there) : "memory");
+    else asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(to), "l"(at), "n"(bytes), "r"(there) : "memory");
 }
-DEVICE void copy4(u32 to, const void *from) {  // null: zero
-    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(to), "l"(from ? __cvta_generic_to_global(from) : 0), "r"(from ? 4 : 0) : "memory");
-}
-DEVICE u32 bits_of(const float *p) { return p ? __float_as_uint(*p) : 0; }
-template <class T> DEVICE u32 bits_of(T *p) { return p ? p->bits : 0; }
-template <class T> DEVICE bool one_piece(const T *first, const T *last) {
-    return first && last && last - first == 16 / sizeof(T) - 1 && (u64)first % 16 == 0;
-}
-// A tile in rows of one distance, all of it there (bounds are intervals: its corners speak for it), needs no question
-// piece by piece.
-template <int rows, int columns, int threads, class F> DEVICE bool fetch_whole(u32 tile, int thread, F at) {
-    constexpr int wide = columns / 8;
-    const auto *first = at(0, 0), *second = at(1, 0), *last = at(rows - 1, columns - 1);
-    if (!first || !second || !last) return false;
-    const i64 step = second - first;
-    if (last - first != (rows - 1) * step + columns - 1 || (u64)first % 16 || step % 8) return false;
-    #pragma unroll 4
-    for (int e = thread; e < rows * wide; e += threads) {
-        const int row = e / wide, piece = e % wide;
-        copy16(piece_at<rows>(tile, row, piece), first + row * step + piece * 8);
+// What there is of a tile in a tensor: rows top .. bottom - 1 and columns left .. right - 1. Its first element would
+// lie at `first`; rows and columns are so many elements apart.
+template <class T> struct Part {
+    T *first;
+    i64 down, across;
+    int top, bottom, left, right;
+
+    DEVICE int unit() const {  // bytes that all its rows may be moved in
+        const u32 low = ((u32)(u64)first | (u32)down * 2) & 15;
+        return across != 1 || left > 0 ? 2 : low == 0 ? 16 : low == 8 ? 8 : low % 4 == 0 ? 4 : 2;
     }
-    return true;
+    DEVICE bool has(int row) const { return (u32)(row - top) < (u32)maximum(bottom - top, 0); }
+    DEVICE T *at(int row, int column) const { return first + row * down + column * across; }
+};
+template <class T> DEVICE Part<T> part(T *first, i64 down, i64 across, int top, int bottom, int left, int right) {
+    return Part<T>{first, down, across, top, bottom, left, right};
 }
-template <int rows, int columns, int tiles, int threads, bool pieces, bool bounds, class F> DEVICE void fetch_tile(u32 tile, int thread, F at) {
-    constexpr int bytes = (columns + 63) / 64 * (rows * 128), wide = columns / 8;
-    if constexpr (pieces && bounds && tiles == 1 && rows > 1) {
-        if (fetch_whole<rows, columns, threads>(tile, thread, at)) return;
-    }
+#if WGMMA
+#define COPIES_AHEAD _Pragma("unroll 1")  // the role that copies has few registers, and seldom copies itself
+#else
+#define COPIES_AHEAD _Pragma("unroll 4")
+#endif
+template <int rows, int columns, int threads, int unit, class T> DEVICE void fetch_part(u32 tile, int thread, const Part<T> &p) {
+    constexpr int step = unit / 2, wide = columns / step, beside = wide < threads ? wide : threads, pass = threads / beside;
+    const int first = thread / beside;  // of its rows; a thread keeps to a column while it goes down
+    if (first >= pass) return;
+    const u32 height = maximum(p.bottom - p.top, 0);
+    const i64 down = pass * p.down;
     #pragma unroll 1
-    for (int e = thread; e < tiles * rows * wide; e += threads) {
-        const int row = e / wide, column = e % wide * 8;
-        const u32 to = piece_at<rows>(tile + row / rows * bytes, row % rows, column / 8);
-        const auto *first = at(row, column);
-        if (pieces && one_piece(first, at(row, column + 7))) {
-            copy16(to, first);
+    for (int column = thread % beside * step; column < columns; column += beside * step) {
+        const u32 to = piece_at<rows>(tile, 0, column / 8) + column % 8 * 2;
+        const int there = minimum(maximum((p.right - column) * 2, 0), unit);
+        const T *from = p.at(first, column);
+        if constexpr (unit > 2) {
+            int below = first - p.top;  // the first row that is there
+            COPIES_AHEAD
+            for (u32 row = first * 128; row < rows * 128; row += pass * 128, from += down, below += pass)
+                copy<unit>((to + row) ^ (row >> 3 & 0x70), from, (u32)below < height ? there : 0);
         } else {
+            constexpr int batch = WGMMA ? 2 : 4;
+            const bool inside = there > 0 && column >= p.left;
             #pragma unroll 1
-            for (int i = 0; i < 8; i += 2) {
-                const u32 two = bits_of(at(row, column + i)) | bits_of(at(row, column + i + 1)) << 16;
-                asm volatile("st.shared.u32 [%0], %1;" ::"r"(to + 2 * i), "r"(two) : "memory");
+            for (int row = first; row < rows; row += batch * pass) {
+                u16 some[batch];
+                #pragma unroll
+                for (int i = 0; i < batch; i++, from += down) some[i] = inside && (u32)(row + i * pass - p.top) < height ? from->bits : 0;
+                #pragma unroll
+                for (int i = 0; i < batch; i++) {
+                    const u32 r = (row + i * pass) * 128;
+                    if (r < rows * 128) asm volatile("st.shared.u16 [%0], %1;" ::"r"((to + r) ^ (r >> 3 & 0x70)), "h"(some[i]) : "memory");
+                }
             }
         }
     }
+}
+template <int rows, int columns, int tiles, int threads, class F> DEVICE void fetch_tile(u32 tile, int thread, F part_at) {
+    #pragma unroll 1
+    for (int t = 0; t < tiles; t++, tile += (columns + 63) / 64 * (rows * 128)) {
+        const auto p = part_at(t * rows);
+        const int unit = p.unit();
+        if (unit == 16) fetch_part<rows, columns, threads, 16>(tile, thread, p);
+        else if (unit == 8) fetch_part<rows, columns, threads, 8>(tile, thread, p);
+        else if (unit == 4) fetch_part<rows, columns, threads, 4>(tile, thread, p);
+        else fetch_part<rows, columns, threads, 2>(tile, thread, p);
+    }
+}
+// `own`: a warp's part of each 64 columns are the 16 that it wrote itself.
+template <int rows, int columns, int threads, bool own, int unit, class T> DEVICE void send_part(u32 tile, int thread, const Part<T> &p) {
+    constexpr int step = unit / 2, mine = 16 / step, wide = own ? (columns + 63) / 64 * mine : columns / step;
+    constexpr int workers = own ? 32 : threads, beside = wide < workers ? wide : workers, pass = workers / beside;
+    struct __align__(unit) Piece { u16 bits[step]; };
+    const int worker = thread % workers, first = worker / beside;
+    if (first >= pass) return;
+    #pragma unroll 1
+    for (int k = worker % beside; k < wide; k += beside) {
+        const int column = own ? k / mine * 64 + thread / 32 * 16 + k % mine * step : k * step, there = minimum(p.right - column, step);
+        const u32 at = tile + column / 64 * (rows * 128) + column % 8 * 2;
+        T *to = p.at(first, column);
+        if (there <= 0 || column < p.left) continue;
+        #pragma unroll 4
+        for (int row = first; row < rows; row += pass, to += pass * p.down) {
+            if (!p.has(row)) continue;
+            const Piece some = *(const Piece *)__cvta_shared_to_generic(at + row * 128 + ((column / 8 ^ row) % 8 << 4));
+            if (there == step) {
+                *(Piece *)to = some;
+            } else {
+                #pragma unroll
+                for (int i = 0; i < step; i++)
+                    if (i < there) to[i].bits = some.bits[i];
+            }
+        }
+    }
+}
+template <int rows, int columns, int tiles, int threads, bool own, class F> DEVICE void send_tile(u32 tile, int thread, F part_at) {
+    #pragma unroll 1
+    for (int t = 0; t < tiles; t++, tile += (columns + 63) / 64 * (rows * 128)) {
+        const auto p = part_at(t * rows);
+        const int unit = p.unit();
+        if (unit == 16) send_part<rows, columns, threads, own, 16>(tile, thread, p);
+        else if (unit > 2) send_part<rows, columns, threads, own, 4>(tile, thread, p);
+        else send_part<rows, columns, threads, own, 2>(tile, thread, p);
+    }
+}
+// The same where a tile's elements lie anyhow: at(row, column) is where, null: nowhere. Rows of all tiles that follow
+// each other are counted on.
+DEVICE u32 bits_of(const float *p) { return p ? __float_as_uint(*p) : 0; }
+template <class T> DEVICE u32 bits_of(T *p) { return p ? p->bits : 0; }
+template <int rows, int columns, int tiles, int threads, class F> DEVICE void fetch_elements(u32 tile, int thread, F at) {
+    constexpr int bytes = (columns + 63) / 64 * (rows * 128), wide = columns / 2;
+    #pragma unroll 1
+    for (int e = thread; e < tiles * rows * wide; e += threads) {
+        const int row = e / wide, column = e % wide * 2;
+        const u32 two = bits_of(at(row, column)) | bits_of(at(row, column + 1)) << 16;
+        asm volatile("st.shared.u32 [%0], %1;" ::"r"(piece_at<rows>(tile + row / rows * bytes, row % rows, column / 8) + column % 8 * 2), "r"(two) : "memory");
+    }
+}
+template <int rows, int columns, int tiles, int threads, class F> DEVICE void send_elements(u32 tile, int thread, F at) {
+    constexpr int bytes = (columns + 63) / 64 * (rows * 128);
+    #pragma unroll 1
+    for (int e = thread; e < tiles * rows * columns; e += threads) {
+        const int row = e / columns, column = e % columns;
+        const u16 *from = (const u16 *)__cvta_shared_to_generic(piece_at<rows>(tile + row / rows * bytes, row % rows, column / 8) + column % 8 * 2);
+        if (auto *to = at(row, column)) to->bits = *from;
+    }
+}
+// Rows of numbers. `pieces`: elements beside each other are there or not by their bounds alone, so the ends of a piece
+// speak for it.
+template <class T> DEVICE bool one_piece(const T *first, const T *last) {
+    return first && last && last - first == 16 / sizeof(T) - 1 && (u64)first % 16 == 0;
 }
 template <int rows, int columns, int threads, bool pieces, class T, class F> DEVICE void fetch_rows(T *tile, int thread, F at) {
     constexpr int wide = 16 / sizeof(T), step = columns % wide ? 1 : wide;
@@ -167,36 +248,20 @@ template <int rows, int columns, int threads, bool pieces, class T, class F> DEV
         T *to = tile + e * step;
         const T *first = at(row, column);
         if (pieces && step > 1 && one_piece(first, at(row, column + step - 1))) {
-            copy16(shared_address(to), first);
-        } else {
+            copy<16>(shared_address(to), first, 16);
+        } else if constexpr (sizeof(T) == 4) {
             #pragma unroll 1
             for (int i = 0; i < step; i++) {
                 const T *from = at(row, column + i);
-                if constexpr (sizeof(T) == 4) copy4(shared_address(to + i), from);
-                else to[i].bits = (u16)bits_of(from);
+                copy<4>(shared_address(to + i), from, from ? 4 : 0);
             }
+        } else {  // all under way before the first is needed
+            u32 bits[step];
+            #pragma unroll
+            for (int i = 0; i < step; i++) bits[i] = bits_of(at(row, column + i));
+            #pragma unroll
+            for (int i = 0; i < step; i++) to[i].bits = (u16)bits[i];
         }
-    }
-}
-// What was copied or stored above is there: for wgmma too where that exists, and before a barrier told so later.
-DEVICE void fetched() {
-#if WGMMA
-    asm volatile("cp.async.wait_all;" ::: "memory");
-    fence_async();
-#else
-    __threadfence_block();
-#endif
-}
-template <int rows, int columns, int tiles, int threads, class T, class F> DEVICE void send_tile(u32 tile, int thread, F at) {
-    constexpr int bytes = (columns + 63) / 64 * (rows * 128), wide = columns / 2;
-    #pragma unroll 1
-    for (int e = thread; e < tiles * rows * wide; e += threads) {
-        const int row = e / wide, column = e % wide * 2;
-        u32 two;
-        asm volatile("ld.shared.u32 %0, [%1];" : "=r"(two) : "r"(piece_at<rows>(tile + row / rows * bytes, row % rows, column / 8) + column % 8 * 2) : "memory");
-        T *p = at(row, column), *q = at(row, column + 1);
-        if (p) p->bits = (u16)two;
-        if (q) q->bits = (u16)(two >> 16);
     }
 }
 template <int slots, int step> DEVICE void clear_tiles(unsigned char *first, int bytes) {
@@ -256,6 +321,7 @@ template <class H> DEVICE float2 fetch2(const H *p) { return unpack(__ldg((const
 template <class H> DEVICE float2 fetch2(H *p) { return unpack(*(const u32 *)p, H()); }
 DEVICE void encode2(float2 v, float *to) { *(float2 *)to = v; }
 template <class H> DEVICE void encode2(float2 v, H *to) { *(u32 *)to = pack(v.x, v.y, H()); }
+DEVICE float select(bool when, float v, float otherwise) { return when ? v : otherwise; }  // v is computed: no branch
 DEVICE float2 twice(float v) { return make_float2(v, v); }
 DEVICE float2 pair(const float *row, int i) { return *(const float2 *)(row + i); }
 template <class H> DEVICE float2 pair(const H *row, int i) { return unpack(*(const u32 *)(row + i), H()); }
@@ -269,6 +335,21 @@ DEVICE u32 scaled(u32 word, float2 by) {
     asm("{ .reg .b32 r, zero; mov.b32 zero, 0x80008000;\n"
         "fma.rn.bf16x2 r, %1, %3, zero; fma.rn.bf16x2 %0, %1, %2, r; }" : "=r"(r) : "r"(word), "r"(high), "r"(low));
     return r;
+}
+// (x0, x1) -> (-x1, x0) along the columns of a tile: neighbours, or halves; of so many words a block of 64 rows.
+template <int words, int all, bool halves> DEVICE void swap_columns(u32 *to, const u32 *from) {
+    #pragma unroll
+    for (int e = 0; e < all; e++) {
+        const int half = words / 2, other = e % words < half ? e + half : e - half;
+        to[e] = !halves ? (from[e] >> 16 | from[e] << 16) ^ 0x8000u : e % words < half ? from[other] ^ 0x80008000u : from[other];
+    }
+}
+template <int words, int all, bool halves> DEVICE void swap_columns(float *to, const float *from) {
+    #pragma unroll
+    for (int e = 0; e < 2 * all; e++) {
+        const int half = words, first = halves ? e % (2 * words) < half : e % 2 == 0, step = halves ? half : 1;
+        to[e] = first ? -from[e + step] : from[e - step];
+    }
 }
 // Pins values to their registers here. An asynchronous product owns its registers from its start to the wait for
 // it: `hold` keeps what else touches them on its side.
@@ -331,6 +412,16 @@ DEVICE void store_pairs(const float *d, T *at, i64 row_step, i64 column_step, in
         }
     }
 }
+
+// Elements of a tensor by pairs, from a thread's two rows of a tile; null: it has none there.
+template <class T> struct TwoRows {
+    T *row[2];
+    i64 step;
+    int columns;
+    DEVICE float one(int r, int column) const { return row[r] && column < columns ? decode(fetch(row[r] + column * step)) : 0.0f; }
+    DEVICE float2 pair(int r, int column) const { return make_float2(one(r, column), one(r, column + 1)); }
+};
+template <class T> DEVICE TwoRows<T> two_rows(T *first, T *second, i64 step, int columns) { return {{first, second}, step, columns}; }
 
 // --- Lanes: n neighbours of a row in each lane of one warp ----------------------------------------------------------
 template <int n, class T> DEVICE void lane_load(float *v, const T *row, int step) {

@@ -73,6 +73,7 @@ static bool gpu_machine(const char *name, Machine *out, Text *why) {
                          .l2 = 1 << 20,
                          .gpu = true,
                          .wgmma = a->exact && a->major == 9,
+                         .early = a->major >= 9,
                          .blocks = a->sms};
         return true;
     }
@@ -227,6 +228,7 @@ static ArtKernel kernel(Arena *a, const Prog *p, const TKernel *k, i64 scratch,
         out.n_takes = ssd_cuda_takes(a, p, k, &takes);
         out.takes = takes;
         out.n_maps = ssd_cuda_maps(a, p, gpu, k, &out.maps);
+        out.early = ssd_cuda_early(p, gpu, k);
     }
     return out;
 }

@@ -396,15 +396,17 @@ static bool splits(const Op *o) {
 static Ex at_least_one(Op *o, Ex e) { return fn(o, FN_MAX, num(o, 1), e); }
 
 // As many as fill the machine, of at least four chunks each: a shorter one is not worth the second
-// reading of its keys and values.
+// reading of its keys and values. A multiprocessor has room for several blocks of short chunks.
 static Ex segments_of_launch(Op *o) {
-    enum { LEAST_CHUNKS = 4 };
+    enum { LEAST_CHUNKS = 4, WHOLE_CHUNK = 64, SMALL_BLOCKS = 4 };
     Lower *l = o->l;
     const Schedule *s = &l->u->schedule;
+    const Machine *m = l->u->machine;
+    int at_once = m->gpu && s->q < WHOLE_CHUNK ? SMALL_BLOCKS * m->blocks : m->blocks;
     i64 heads = o->ax.head ? l->g->axes.v[o->ax.head].size : 1, most = MAX(s->heads, 1);
     Ex blocks = num(o, (heads + most - 1) / most);
     if (l->batch) blocks = fn(o, FN_MUL, ssd_lower_dim(l, l->batch), blocks);
-    Ex room = fn(o, FN_FDIV, num(o, l->u->machine->blocks), at_least_one(o, blocks));
+    Ex room = fn(o, FN_FDIV, num(o, at_once), at_least_one(o, blocks));
     Ex long_enough = fn(o, FN_FDIV, chunks(o), num(o, LEAST_CHUNKS));
     return at_least_one(o, fn(o, FN_MIN, room, long_enough));
 }

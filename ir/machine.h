@@ -25,6 +25,7 @@ typedef struct Machine {
     int mma_rows, mma_vecs;
     bool wgmma; // asynchronous products of warpgroups, TMA, registers moved between warps: sm_90a
     bool gpu;   // blocks of threads; l1 is the shared memory that a block may use
+    bool early; // a kernel may start before those in front of it in its stream have ended: sm_90 on
     int blocks; // blocks of a grid that run at once, one a multiprocessor; at most 1: unknown
 } Machine;
 

@@ -43,6 +43,7 @@ bool ssd_pass_run(Unit *u, const char *from, const char *to, PassHook *hook, voi
         if (p->in == LEVEL_GRAPH ? !u->graph : !u->prog)
             SSD_BUG("pass %s has no %s to run on", p->name,
                     p->in == LEVEL_GRAPH ? "graph" : "program");
+        u->machine = ssd_schedule_machine(u->arena, &u->schedule, u->machine);
         if (hook) hook(ctx, "before", p, u, false, 0);
         double start = now_us();
         bool changed = p->run(u);

@@ -139,11 +139,20 @@ static bool has(const AxisId *ax, int n, AxisId x) {
 }
 
 static Ex chunk_tau(Lower *l, Val c, u8 row) {
-    Ex first = ssd_lower_fn(l, FN_MUL, ssd_ex_val(l->p, c), ssd_ex_int(l->p, l->q));
+    Ex first =
+        ssd_lower_fn(l, FN_MUL, ssd_ex_val(l->p, c), ssd_ex_int(l->p, l->p->axes.v[row].size));
     return ssd_lower_fn(l, FN_ADD, first, ssd_ex_axis(l->p, row));
 }
 
 // --- Stages without an ssd ----------------------------------------------------------------------
+
+// Tokens a step of a scan. Numbers that are summed by themselves take few and long steps on a GPU,
+// where a step costs its latency.
+static i64 scan_rows(const Lower *l, bool numbers) {
+    enum { LONG = 512 };
+    bool gpu = l->u->machine && l->u->machine->gpu;
+    return gpu && numbers ? MAX(l->q, LONG) : l->q;
+}
 
 // Cumulative sum or maximum over time, chunk by chunk, to workspace.
 static void lower_scan(Lower *l, Ref r) {
@@ -179,8 +188,9 @@ static void lower_scan(Lower *l, Ref r) {
         ssd_cone_set(l, c, r, last);
         ssd_cone_stores(l, c, false);
     } else {
-        u8 j = ssd_lower_row_axis(l, "j", l->q);
-        Ex chunks = ssd_lower_fn(l, FN_CDIV, ssd_lower_len(l), ssd_ex_int(l->p, l->q));
+        i64 rows = scan_rows(l, !nax);
+        u8 j = ssd_lower_row_axis(l, rows == l->q ? "j" : "jl", rows);
+        Ex chunks = ssd_lower_fn(l, FN_CDIV, ssd_lower_len(l), ssd_ex_int(l->p, rows));
         TOp *loop = ssd_ctx_open(l, k, "c", ssd_ex_int(l->p, 0), chunks, false);
         TB tb = {l->p, &k->tail};
         last = ssd_tile_carry(&tb, loop, "s", init);
@@ -199,7 +209,7 @@ static void lower_scan(Lower *l, Ref r) {
                          ssd_lower_fn(l, join, ssd_ex_val(l->p, local), ssd_ex_val(l->p, last)));
         ssd_cone_set(l, c, r, sum);
         ssd_cone_stores(l, c, false);
-        Ex next = ssd_ex_val(l->p, ssd_tile_at(&b, "next", sum, j, ssd_ex_int(l->p, l->q - 1)));
+        Ex next = ssd_ex_val(l->p, ssd_tile_at(&b, "next", sum, j, ssd_ex_int(l->p, rows - 1)));
         ssd_tile_yield(&b, &next, 1);
         ssd_ctx_close(k);
     }

@@ -23,25 +23,51 @@ static bool refuse(Unit *u, Reason r) {
 
 typedef struct Needs {
     bool ssd, band, vector_decay, both;
-    bool carry; // an ssd whose state is carried from chunk to chunk
+    bool carry;  // an ssd whose state is carried from chunk to chunk
+    bool cooked; // one takes tiles that each head computes of what tensors hold
+    bool cat;    // operands are put together: no roles
 } Needs;
+
+static bool has_feature(const Graph *g, Ref r, const SsdAxes *ax) {
+    bool has = false;
+    for (int d = 0; d < ax->nkey; d++) has |= ssd_graph_has_axis(g, r, ax->key[d]);
+    for (int d = 0; d < ax->nvalue; d++) has |= ssd_graph_has_axis(g, r, ax->value[d]);
+    return has;
+}
+
+// Is the operand more than a tensor's tile times numbers a token? (What a group shares is not
+// computed by a head.)
+static bool computed(const Graph *g, Ref r, const SsdAxes *ax) {
+    const Node *n = &g->nodes.v[r];
+    if (!has_feature(g, r, ax) || n->op == OP_IN || n->op == OP_SPREAD) return false;
+    if (n->op == OP_CAST) return computed(g, n->arg[0], ax);
+    if (n->op != OP_FN) return true;
+    int tile = n->fn == FN_WHERE || (n->fn == FN_MUL && !has_feature(g, n->arg[0], ax));
+    if (n->fn != FN_WHERE && n->fn != FN_MUL && n->fn != FN_DIV) return true;
+    for (int i = 0; i < ssd_fns[n->fn].arity; i++)
+        if (i != tile && has_feature(g, n->arg[i], ax)) return true;
+    return computed(g, n->arg[tile], ax);
+}
 
 static Needs needs(const Graph *g) {
     Needs f = {0};
     for (Ref r = 1; r < g->nodes.n; r++) {
         const Node *n = &g->nodes.v[r];
+        f.cat |= n->op == OP_CAT;
         if (n->op != OP_SSD) continue;
         f.ssd = true;
         f.band |= n->k != 0;
         f.carry |= !n->k && !(n->flags & SSD_FULL);
-        if (!n->arg[3]) continue;
         SsdAxes ax = ssd_graph_ssd_axes(g, r);
+        for (int i = 0; i < 3; i++) f.cooked |= computed(g, n->arg[i], &ax);
+        if (!n->arg[3]) continue;
         bool key = false, value = false;
         for (int d = 0; d < ax.nkey; d++) key |= ssd_graph_has_axis(g, n->arg[3], ax.key[d]);
         for (int d = 0; d < ax.nvalue; d++) value |= ssd_graph_has_axis(g, n->arg[3], ax.value[d]);
         f.vector_decay |= key || value;
         f.both |= key && value;
     }
+    f.cooked &= !f.cat;
     return f;
 }
 
@@ -89,6 +115,25 @@ static int step_rows(const Graph *g) {
     return rows;
 }
 
+// Bulk copies take rows of whole 16-byte pieces. Where an operand of products has others, by its
+// size alone, lanes copy; the other kind of roles does that better.
+static bool rows_in_pieces(const Graph *g) {
+    for (Ref s = 1; s < g->nodes.n; s++) {
+        if (g->nodes.v[s].op != OP_SSD) continue;
+        SsdAxes ax = ssd_graph_ssd_axes(g, s);
+        for (u32 i = 0; i < g->ins.n; i++) {
+            const Node *in = &g->nodes.v[g->ins.v[i]];
+            if (!in->naxes || ssd_dtype_size((ssd_dtype)in->dtype) != 2) continue;
+            AxisId last = in->ax[in->naxes - 1];
+            bool feature = false;
+            for (int d = 0; d < ax.nkey; d++) feature |= ax.key[d] == last;
+            for (int d = 0; d < ax.nvalue; d++) feature |= ax.value[d] == last;
+            if (feature && g->axes.v[last].size % 8) return false;
+        }
+    }
+    return true;
+}
+
 bool ssd_pass_form(Unit *u) {
     Schedule *s = &u->schedule, asked = *s;
     Needs f = needs(u->graph);
@@ -106,12 +151,16 @@ bool ssd_pass_form(Unit *u) {
     if (!s->q) s->q = spec_chunk(u->graph->chunk, want);
     if (!s->q) s->q = want;
     if (s->q < 1 || s->q > 1024) return refuse(u, REASON_CHUNK_RANGE);
-    // A GPU's tensor cores form scores again, and feed two heads of one group from the same keys.
+    // A GPU's tensor cores form scores again, and feed two heads of one group from the same keys; a
+    // block that computes its operands is busy with one.
     bool gpu = u->machine && u->machine->gpu;
     if (!s->block) s->block = gpu && u->graph->step ? step_rows(u->graph) : 8;
     if (s->hoist < 0) s->hoist = s->form == FORM_CHUNKED && !gpu;
+    if (s->wgmma < 0 && gpu && u->machine->wgmma && s->form == FORM_CHUNKED &&
+        !rows_in_pieces(u->graph))
+        s->wgmma = 0;
     if (!s->heads && gpu && s->form == FORM_CHUNKED && !f.vector_decay)
-        s->heads = u->machine->wgmma ? 2 : 1;
+        s->heads = u->machine->wgmma && s->wgmma && !f.cooked ? 2 : 1;
     if (!choose_split(u, &f)) return false;
     return memcmp(&asked, s, sizeof asked) != 0;
 }

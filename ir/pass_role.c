@@ -4,6 +4,7 @@
 //
 //     load    tiles of tensors whose address needs only indices    a warp that fetches them
 //     vec     one number a token: decays, their sums, weights      a warp a head
+//     cook    operands of products that are made of loaded tiles   a warpgroup, a step ahead
 //     scores  products free of the carry, what is made of them     a warpgroup, a step ahead
 //     heads   what the carry reaches and feeds, what leaves        a warpgroup a head
 //
@@ -34,8 +35,16 @@ Val ssd_role_origin(const Timer *t, Val v) {
 }
 
 bool ssd_role_narrow(const Timer *t, const TOp *load) {
-    u8 d = t->p->tensors.v[load->tensor].dtype;
-    return d == SSD_BF16;
+    return t->half && t->p->tensors.v[load->tensor].dtype == t->half;
+}
+
+// Products take the numbers that the first tile of 16-bit ones is made of.
+static void find_half(Timer *t) {
+    for (const TOp *o = t->loop->body.first; o && !t->half; o = o->next) {
+        if (o->op != TOP_LOAD || val(t, o->out)->naxes != 2) continue;
+        u8 d = t->p->tensors.v[o->tensor].dtype;
+        if (d == SSD_BF16 || d == SSD_F16) t->half = d;
+    }
 }
 
 u8 ssd_role_free_axis(const Timer *t, const TOp *o, int which) {
@@ -88,6 +97,9 @@ bool ssd_role_ex_own(const Timer *t, Ex e) {
 typedef struct Sees {
     const Timer *t;
     bool carried, made, own, head;
+    bool number;  // one a token, that vec makes
+    bool feature; // one a feature
+    bool unready; // a cooked tile that is no operand: it would be rounded on its way
 } Sees;
 static void sees(void *ctx, Val v) {
     Sees *s = ctx;
@@ -95,7 +107,12 @@ static void sees(void *ctx, Val v) {
     s->carried |= fact(s->t, v)->carried;
     s->made |= fact(s->t, v)->made;
     s->own |= v != s->t->head && fact(s->t, v)->own;
-    s->head |= fact(s->t, v)->cone == CONE_HEAD && val(s->t, v)->naxes > 1;
+    const Fact *f = fact(s->t, v);
+    const TVal *x = val(s->t, v);
+    s->head |= f->cone == CONE_HEAD && x->naxes > 1;
+    s->number |= x->naxes == 1 && f->cone == CONE_VEC && !f->index;
+    s->feature |= x->naxes == 1 && f->cone == CONE_HEAD;
+    s->unready |= f->cone == CONE_COOK && !f->factor;
 }
 static void count_use(void *ctx, Val v) {
     Timer *t = ctx;
@@ -112,6 +129,48 @@ static bool own_op(const Timer *t, const TOp *o) {
 
 // Tiles of the loop over (rows, feature), (i, j), or one axis of rows.
 static bool is_row(const Timer *t, u8 x) { return x == t->i || x == t->j; }
+
+// Marks the operands of products, and those among them that only shared memory can give: both of a
+// product that no carry reaches, and what meets rows of the state, which come first.
+static void find_factors(Timer *t) {
+    for (const TOp *o = t->loop->body.first; o; o = o->next) {
+        if (o->op != TOP_MMA) continue;
+        Fact *of[] = {fact(t, ssd_role_origin(t, o->a)), fact(t, ssd_role_origin(t, o->b))};
+        for (int i = 0; i < 2; i++) {
+            of[i]->factor = true;
+            of[i]->shared |=
+                fact(t, o->out)->cone == CONE_AHEAD || !has(val(t, i ? o->b : o->a), t->value);
+        }
+    }
+}
+
+// May what is computed of it be rounded to 16 bits? Not what f32 holds token by token.
+static bool coarse(const Timer *t, const TOp *load) {
+    const TTensor *x = &t->p->tensors.v[load->tensor];
+    for (int d = 0; d < x->rank; d++) {
+        const Expr *n = ex(t, x->dim[d]);
+        if (n->kind == EX_SYM && !strcmp(t->p->syms.v[n->sym], "t")) return x->dtype != SSD_F32;
+    }
+    return x->role != T_WS;
+}
+
+// A tile that the carry and products have no part in. The role cook computes it when products want
+// it in shared memory, or when it takes more than fragments can do.
+static bool plain_tile(Timer *t, const TOp *o, Fact *f, const Sees *s) {
+    const TVal *v = val(t, o->out);
+    bool rows = is_row(t, v->ax[0]) != is_row(t, v->ax[1]), only_cook = s->feature || s->unready;
+    f->cone = CONE_HEAD;
+    switch ((TOpCode)o->op) {
+    case TOP_LOAD:
+        f->cone = ssd_role_narrow(t, o) && is_row(t, v->ax[0]) ? CONE_SLOT : CONE_COOK;
+        return f->cone == CONE_SLOT || (rows && coarse(t, o));
+    case TOP_SWAP: f->cone = CONE_COOK; return rows && !is_row(t, o->ax[0]);
+    case TOP_MAP:
+        if (f->shared || only_cook) f->cone = CONE_COOK;
+        return rows || f->cone == CONE_HEAD;
+    default: return false;
+    }
+}
 
 static bool classify(Timer *t, TOp *o) {
     if (!o->out) return o->op == TOP_STORE || o->op == TOP_YIELD;
@@ -132,12 +191,12 @@ static bool classify(Timer *t, TOp *o) {
         f->cone = CONE_VEC;
         if (!is_row(t, v->ax[0]) || f->carried || f->made) return false;
         bool plain = !(o->flags & TF_MAX);
+        f->index = o->op == TOP_MAP && !s.number;
         return o->op == TOP_LOAD || o->op == TOP_MAP || o->op == TOP_RENAME ||
                (o->op == TOP_SCAN && plain);
     }
     if (v->naxes != 2) return false;
     switch ((TOpCode)o->op) {
-    case TOP_LOAD: f->cone = CONE_SLOT; return ssd_role_narrow(t, o) && is_row(t, v->ax[0]);
     case TOP_RENAME:
         *f = *fact(t, o->a);
         f->def = o;
@@ -151,7 +210,12 @@ static bool classify(Timer *t, TOp *o) {
         if (o->c && f->cone == CONE_AHEAD)
             f->cone = CONE_HEAD; // a sum with an accumulator: keep it there
         return true;
-    case TOP_MAP: f->cone = f->carried || !f->made || s.head ? CONE_HEAD : CONE_AHEAD; return true;
+    case TOP_LOAD:
+    case TOP_SWAP:
+    case TOP_MAP:
+        if (!f->carried && !f->made) return plain_tile(t, o, f, &s);
+        f->cone = f->carried || s.head ? CONE_HEAD : CONE_AHEAD;
+        return o->op == TOP_MAP;
     default: return false;
     }
 }
@@ -288,7 +352,7 @@ static double price(const Timer *t, u32 turned) {
         u8 rows = ssd_role_free_axis(t, o, first), cols = ssd_role_free_axis(t, o, !first),
            k = contracted(t, o);
         Fact *fa = fact(t, ssd_role_origin(t, a)), *fb = fact(t, ssd_role_origin(t, b));
-        if (fb->cone != CONE_SLOT && fb->cone != CONE_AHEAD) return -1;
+        if (fb->cone == CONE_HEAD) return -1; // not in shared memory
         double tile = (double)padded(t, rows, 64) * (double)padded(t, k, 16);
         clocks += tile * (double)padded(t, cols, 8) / (64 * 8 * 16) * 4;
         if (fa->cone == CONE_HEAD) {
@@ -414,6 +478,7 @@ static void outside(Timer *t) {
 static bool analyse(Timer *t) {
     t->loop = find_loop(t->k);
     if (!t->loop || !find_shape(t)) return false;
+    find_half(t);
     find_head(t);
     i64 values = size(t, t->value);
     t->blocks = (int)((values + 63) / 64);
@@ -429,6 +494,8 @@ static bool analyse(Timer *t) {
     }
     fact(t, t->loop->var)->inside = true;
     if (!classify_all(t)) return false;
+    find_factors(t);
+    if (!classify_all(t)) return false; // again, knowing what products take
     for (TOp *o = t->loop->body.first; o; o = o->next)
         if (o->op == TOP_MMA && fact(t, o->out)->cone == CONE_HEAD) vec_push(t->a, &t->mma, o);
     find_stays(t);
@@ -449,18 +516,19 @@ static int most_copies(const Unit *u) {
     return u->schedule.heads > 0 ? MIN(u->schedule.heads, most) : most;
 }
 
-static bool role_kernel(Unit *u, const TKernel *k, int copies, TKernel *out) {
-    Timer t = timer(u, k, copies);
-    return analyse(&t) && ssd_role_build(&t, out);
+// Tries a kernel with as many heads a block as there is room for. out NULL: only whether it has the
+// shape.
+static bool role_kernel(Unit *u, const TKernel *k, TKernel *out) {
+    for (int copies = most_copies(u); copies > 0; copies--) {
+        Timer t = timer(u, k, copies);
+        if (analyse(&t) && (!out || ssd_role_build(&t, out))) return true;
+    }
+    return false;
 }
 
 bool ssd_role_takes(Unit *u, const TKernel *k) {
     if (!u->machine->gpu || u->prog->matmul || u->schedule.roles == 0) return false;
-    for (int copies = most_copies(u); copies > 0; copies--) {
-        Timer t = timer(u, k, copies);
-        if (analyse(&t)) return true;
-    }
-    return false;
+    return role_kernel(u, k, NULL);
 }
 
 bool ssd_pass_role(Unit *u) {
@@ -468,15 +536,11 @@ bool ssd_pass_role(Unit *u) {
     bool changed = false;
     if (!u->machine->gpu || p->matmul || u->schedule.roles == 0) return false;
     for (u32 k = 0; k < p->kernels.n; k++) {
-        TKernel made;
-        for (int copies = most_copies(u); copies > 0; copies--) {
-            TKernel from = p->kernels.v[k];
-            if (!role_kernel(u, &from, copies, &made)) continue;
-            p->kernels.v[k] = made;
-            p->stratum = 2;
-            changed = true;
-            break;
-        }
+        TKernel made, from = p->kernels.v[k];
+        if (!role_kernel(u, &from, &made)) continue;
+        p->kernels.v[k] = made;
+        p->stratum = 2;
+        changed = true;
     }
     return changed;
 }

@@ -8,7 +8,7 @@
 //   s1 = mma vw k + sd                                   s1 = mma vw k + sd
 //
 // An operand that is a loaded tile times factors that vary along fewer axes becomes the tile alone:
-// a factor along the contracted axis goes to the other operand when that is computed anyway, a
+// a factor along the contracted axis goes to the other operand when that is a mask, a
 // factor along a free axis (or a number) leaves the product, what is left is one product of the
 // tile and one vector. So operands are what memory holds, rounded once, and M is the only mask
 // made.
@@ -130,6 +130,21 @@ static bool contracted(const Scale *s, const TOp *o, u8 x) {
            !memchr(o->keep, x, o->nkeep);
 }
 
+typedef struct Made {
+    const Scale *s;
+    bool by_product;
+} Made;
+static void made_leaf(void *ctx, Val v) {
+    Made *m = ctx;
+    m->by_product |= m->s->def[v] && m->s->def[v]->op == TOP_MMA;
+}
+// A map of a product's result: it takes one factor more for nothing.
+static bool is_mask(const Scale *s, const TOp *o) {
+    Made m = {s, false};
+    if (o && o->op == TOP_MAP) ssd_nest_ex_vals(s->p, o->e, made_leaf, &m);
+    return m.by_product;
+}
+
 // One operand of a product; the factor it gives up goes to *leaves.
 static void operand(Scale *s, TOp *o, int which, Ex *leaves) {
     Val *own = which ? &o->b : &o->a, *other = which ? &o->a : &o->b;
@@ -157,8 +172,7 @@ static void operand(Scale *s, TOp *o, int which, Ex *leaves) {
         *leaves = mul(s, *leaves, f);
     } else {
         TOp *m = s->def[*other];
-        bool made = m && m->op == TOP_MAP && !split(s, ssd_ex_val(s->p, *other), &(Product){0});
-        if (made) {
+        if (is_mask(s, m)) {
             *other = ssd_tile_map(&s->b, s->p->vals.v[*other].name,
                                   (ssd_dtype)s->p->vals.v[*other].dtype, times(s, m->e, f));
         } else {

@@ -13,6 +13,8 @@ typedef enum {
     CONE_SCALAR, // rank 0: by every role that needs it
     CONE_VEC,    // one number a token: by the role `vec`, handed on in shared memory
     CONE_SLOT,   // a loaded tile: fetched by the role `load`
+    CONE_COOK,   // made of loaded tiles element by element: by the role `cook`, handed on in shared
+                 // memory
     CONE_AHEAD,  // a product free of the carry, and what is made of it: by the role `scores`
     CONE_HEAD    // carried, or met by what is: by the role `heads`
 } Cone;
@@ -25,6 +27,9 @@ typedef struct Fact { // of a T0 value
     bool made;    // descends from a product
     bool own;     // differs between the copies of a block
     bool stays;   // a map that is written down, not part of the expressions that use it
+    bool factor;  // an operand of a product, under any name
+    bool shared;  // and one that has to be in shared memory
+    bool index;   // one number a token that follows from the token's index and scalars
     int uses;
     u8 rows, cols; // CONE_HEAD, CONE_AHEAD: as it lies in registers, T0 axes
 } Fact;
@@ -47,6 +52,7 @@ typedef struct Timer {
     VEC(TOp *) mma;  // of `heads`, in text order
     u32 turned;      // bit m: product m has its second operand's free axis as rows
     bool wgmma;
+    u8 half; // dtype of the operands of its products: that of the tiles loaded
 } Timer;
 
 bool ssd_role_takes(Unit *u, const TKernel *k); // would `role` try it?
@@ -57,6 +63,6 @@ Val ssd_role_origin(const Timer *t, Val v); // through renames
 bool ssd_role_ex_own(const Timer *t, Ex e);
 u8 ssd_role_free_axis(const Timer *t, const TOp *mma,
                       int which);                      // of operand a (0) or b (1); 0: not one
-bool ssd_role_narrow(const Timer *t, const TOp *load); // from a tensor of 16-bit numbers
+bool ssd_role_narrow(const Timer *t, const TOp *load); // a tile of 16-bit numbers, fit for products
 
 #endif

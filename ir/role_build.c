@@ -6,7 +6,7 @@
 
 // --- heads --------------------------------------------------------------------------------------
 
-static Role *role(Build *b, Kind kind) {
+Role *ssd_role_new(Build *b, Kind kind) {
     Role *r = NEW(b->t->a, Role);
     r->b = b;
     r->kind = kind;
@@ -14,11 +14,12 @@ static Role *role(Build *b, Kind kind) {
     r->frag = NEWN(b->t->a, Val, b->t->nfacts);
     r->before = (TB){b->p, &r->pre};
     r->rho = num(b, 0);
+    r->reads = NEW(b->t->a, u8);
     return r;
 }
 
 // The loop over chunks, with the role's copies of its bounds.
-static void open_loop(Role *r) {
+void ssd_role_open(Role *r) {
     Build *b = r->b;
     TOp *from = b->t->loop;
     r->at = r->before;
@@ -31,7 +32,7 @@ static void open_loop(Role *r) {
 }
 
 // Puts the parts of a role together and sets it into the kernel.
-static void close_role(Role *r, const char *name, int warps, int copies, Val rep) {
+TOp *ssd_role_close(Role *r, const char *name, int warps, int copies, Val rep) {
     Build *b = r->b;
     TOp *o = ssd_tile_op(&b->top, TOP_ROLE);
     o->out = ssd_prog_val(b->p, name, SSD_IDX, NULL, 0);
@@ -41,15 +42,37 @@ static void close_role(Role *r, const char *name, int warps, int copies, Val rep
     ssd_block_join(&o->body, &r->regs);
     ssd_block_join(&o->body, &r->pre);
     ssd_block_join(&o->body, &r->post);
-    if (r->kind == HEADS) b->heads = o;
-    if (r->kind == SCORES) b->scores = o;
+    return o;
 }
 
-static TOp *ring_op(Role *r, TOpCode code, const TOp *which) {
+TOp *ssd_role_sync(Role *r, TOpCode code, const TOp *which) {
     TOp *o = ssd_role_emit(r, code, 0);
     o->a = which->out;
     if (which->copies > 1) o->e = r->rho;
     return o;
+}
+
+static TOp *read_ring(const Role *r, int i) { // NULL: the role does not read the i-th
+    TOp *ring[] = {r->b->in, r->b->raw, r->b->cooked};
+    return *r->reads >> i & 1 ? ring[i] : NULL;
+}
+void ssd_role_await(Role *r) {
+    for (int i = 2; i >= 0; i--) {
+        if (!read_ring(r, i)) continue;
+        TOp *w = NEW(r->b->t->a, TOp);
+        *w = (TOp){.op = TOP_AWAIT, .a = read_ring(r, i)->out, .next = r->loop->body.first};
+        r->loop->body.first = w;
+    }
+    if (!(*r->reads & READS_CONSTANTS)) return;
+    TBlock await = {0};
+    TB first = {r->b->p, &await}, last = {r->b->p, &r->post};
+    ssd_tile_op(&first, TOP_AWAIT)->a = ssd_tile_op(&last, TOP_RELEASE)->a = r->b->constants->out;
+    ssd_block_join(&await, &r->pre);
+    r->pre = await;
+}
+void ssd_role_release(Role *r) {
+    for (int i = 0; i < 3; i++)
+        if (read_ring(r, i)) ssd_role_sync(r, TOP_RELEASE, read_ring(r, i));
 }
 
 static Val acc_of(Role *r, Val v) { // the accumulator layout of a T0 value
@@ -134,7 +157,7 @@ static void head_mma(Role *r, TOp *d, int m) {
         if (va->ax[i] != rows) k = va->ax[i];
     Fact *fa = fact(b, ssd_role_origin(t, a));
     Val left, acc = 0;
-    if (fa->cone == CONE_SLOT) {
+    if (fa->cone == CONE_SLOT || fa->cone == CONE_COOK) {
         left = ssd_role_get_frag(r, a, rows, k);
     } else if (a == t->carry && packs_ahead(t)) {
         left = packed_state(r, rows, k);
@@ -165,7 +188,7 @@ static void head_mma(Role *r, TOp *d, int m) {
 }
 
 // An op that reads or writes the tensor that the T0 op d does.
-static TOp *access(Role *r, TOpCode code, const TOp *d) {
+TOp *ssd_role_access(Role *r, TOpCode code, const TOp *d) {
     TOp at = {0};
     ssd_role_tx_access(r, &at, d); // may emit what the indices need
     TOp *o = ssd_role_emit(r, code, 0), *next = o->next;
@@ -175,7 +198,7 @@ static TOp *access(Role *r, TOpCode code, const TOp *d) {
     return o;
 }
 
-static void store(Role *r, TOp *d, Ex e) { access(r, TOP_STORE, d)->e = e; }
+static void store(Role *r, TOp *d, Ex e) { ssd_role_access(r, TOP_STORE, d)->e = e; }
 
 // What leaves the block: staged in shared memory where it is 16 bits wide.
 static void head_store(Role *r, TOp *d) {
@@ -192,22 +215,22 @@ static void head_store(Role *r, TOp *d) {
     r->cols = fact(b, acc)->cols;
     Ex e = ssd_role_tx(r, d->e);
     if (b->bad) return;
-    if (x->dtype != SSD_BF16 || !b->stage || b->stage->body.first) { // one output is staged
+    if (x->dtype != b->t->half || !b->stage || b->stage->body.first) { // one output is staged
         store(r, d, e);
         return;
     }
     u8 row = r->cols == b->t->value ? r->rows : r->cols,
        feature = r->cols == b->t->value ? r->cols : r->rows;
     u8 ax[2] = {axis(b, row), axis(b, feature)};
-    Val s = ssd_role_slot(b, b->stage, ssd_arena_printf(b->t->a, "%s_", x->name), SSD_BF16, ax, 2,
+    Val s = ssd_role_slot(b, b->stage, ssd_arena_printf(b->t->a, "%s_", x->name), b->t->half, ax, 2,
                           SP_SW128);
-    ring_op(r, TOP_ACQUIRE, b->stage);
+    ssd_role_sync(r, TOP_ACQUIRE, b->stage);
     TOp *o = ssd_role_emit(r, TOP_INTO, 0);
     o->a = s;
     o->e2 = e;
-    ring_op(r, TOP_PUBLISH, b->stage);
-    access(r, TOP_SEND, d)->a = s;
-    ring_op(r, TOP_RELEASE, b->stage);
+    ssd_role_sync(r, TOP_PUBLISH, b->stage);
+    ssd_role_access(r, TOP_SEND, d)->a = s;
+    ssd_role_sync(r, TOP_RELEASE, b->stage);
 }
 
 // Tiles before the loop: the carry's start, in the carry's registers.
@@ -232,7 +255,8 @@ static Val start_op(Role *r, TOp *d, Val in) {
     }
     if (b->bad) return 0;
     Val out = ssd_role_acc_tile(r, t->name, rows, cols, in);
-    TOp *o = d->op == TOP_LOAD ? access(r, TOP_LOAD, d) : ssd_role_emit(r, (TOpCode)d->op, 0);
+    TOp *o =
+        d->op == TOP_LOAD ? ssd_role_access(r, TOP_LOAD, d) : ssd_role_emit(r, (TOpCode)d->op, 0);
     o->out = out;
     o->e = e;
     return out;
@@ -303,7 +327,7 @@ static void outer_store(Role *r, TOp *d) {
 
 static void heads(Build *b) {
     Timer *t = b->t;
-    Role *r = role(b, HEADS);
+    Role *r = ssd_role_new(b, HEADS);
     Val rep = 0;
     if (t->copies > 1) {
         rep = ssd_prog_val(b->p, "r", SSD_IDX, NULL, 0);
@@ -324,7 +348,7 @@ static void heads(Build *b) {
     }
     for (TOp *o = t->k->body.first; o != t->loop; o = o->next) outer_store(r, o);
     r->before = r->at;
-    open_loop(r);
+    ssd_role_open(r);
     TB outer = {b->p, &r->post};
     for (int i = 0; i < t->loop->ncarry; i++) {
         Val c = ssd_tile_carry(&outer, r->loop, val(b, t->loop->carry[i])->name, init[i]);
@@ -337,8 +361,6 @@ static void heads(Build *b) {
         }
         r->map[t->loop->carry[i]] = c;
     }
-    ring_op(r, TOP_AWAIT, ssd_role_main_ring(b));
-    TOp *masks_before = r->at.at->last;
     for (TOp *o = t->loop->body.first; o && !b->bad; o = o->next) {
         Fact *f = o->out ? fact(b, o->out) : NULL;
         if (o->op == TOP_MMA && f->cone == CONE_HEAD) {
@@ -353,10 +375,10 @@ static void heads(Build *b) {
             for (int i = 0; i < o->ncarry; i++) next[i] = ssd_role_tx(r, o->init[i]);
             if (b->masks) {
                 TOp *w = NEW(t->a, TOp); // the masks are awaited at the top, until `order`
-                *w = (TOp){.op = TOP_AWAIT, .a = b->masks->out, .next = masks_before->next};
+                *w = (TOp){.op = TOP_AWAIT, .a = b->masks->out, .next = r->loop->body.first};
                 if (b->masks->copies > 1) w->e = r->rho;
-                masks_before->next = w;
-                ring_op(r, TOP_RELEASE, b->masks);
+                r->loop->body.first = w;
+                ssd_role_sync(r, TOP_RELEASE, b->masks);
             }
             int n = o->ncarry;
             if (r->packed) {
@@ -368,13 +390,14 @@ static void heads(Build *b) {
                 ssd_role_emit(r, TOP_COPY, again)->a = state;
                 next[n++] = ssd_ex_val(b->p, again);
             }
-            ring_op(r, TOP_RELEASE, ssd_role_main_ring(b));
+            ssd_role_release(r);
+            ssd_role_await(r);
             ssd_tile_yield(&r->at, next, n);
         }
     }
     r->at = outer;
     for (TOp *o = t->loop->next; o; o = o->next) outer_store(r, o);
-    if (!b->bad) close_role(r, "heads", 4, t->copies, rep);
+    if (!b->bad) b->heads = ssd_role_close(r, "heads", 4, t->copies, rep);
 }
 
 // --- scores -------------------------------------------------------------------------------------
@@ -475,7 +498,7 @@ static void ahead_ops(Role *r, bool own) {
     for (TOp *s = b->masks->body.first; s && !b->bad; s = s->next) {
         Val v = s->a; // the T0 value that this slot is for
         if (fact(b, v)->own != own) continue;
-        ring_op(r, TOP_ACQUIRE, b->masks);
+        ssd_role_sync(r, TOP_ACQUIRE, b->masks);
         Fact *f = fact(b, v);
         r->rows = f->rows;
         r->cols = f->cols;
@@ -492,11 +515,11 @@ static void ahead_ops(Role *r, bool own) {
             n->tri_row = axis(b, m->tri_row);
             n->tri_col = axis(b, m->tri_col);
         }
-        ring_op(r, TOP_PUBLISH, b->masks);
+        ssd_role_sync(r, TOP_PUBLISH, b->masks);
     }
 }
 
-static TOp *each_copy(Role *r, Role *inner) { // opens `each r in 0..copies`
+static void each_copy(Role *r, Role *inner) { // opens `each r in 0..copies`
     Build *b = r->b;
     TOp *each = ssd_tile_for(&r->at, "r", num(b, 0), num(b, b->t->copies), false);
     each->op = TOP_EACH;
@@ -505,7 +528,6 @@ static TOp *each_copy(Role *r, Role *inner) { // opens `each r in 0..copies`
     memcpy(inner->map, r->map, sizeof(Val) * b->t->nfacts);
     inner->rho = ssd_ex_val(b->p, each->var);
     inner->at = (TB){b->p, &each->body};
-    return each;
 }
 
 static void scores(Build *b) {
@@ -514,9 +536,8 @@ static void scores(Build *b) {
         b->bad = true;
         return;
     }
-    Role *r = role(b, SCORES);
-    open_loop(r);
-    ring_op(r, TOP_AWAIT, ssd_role_main_ring(b));
+    Role *r = ssd_role_new(b, SCORES);
+    ssd_role_open(r);
     ahead_ops(r, false);
     if (b->masks->copies > 1 && !b->bad) {
         Role inner;
@@ -526,8 +547,9 @@ static void scores(Build *b) {
         r->nregs = inner.nregs;
         r->before = inner.before;
     }
-    ring_op(r, TOP_RELEASE, ssd_role_main_ring(b));
-    if (!b->bad) close_role(r, "scores", 4, 1, 0);
+    ssd_role_release(r);
+    ssd_role_await(r);
+    if (!b->bad) b->scores = ssd_role_close(r, "scores", 4, 1, 0);
     for (TOp *s = b->masks->body.first; s; s = s->next) s->a = 0;
 }
 
@@ -571,14 +593,14 @@ static void vec(Build *b) {
     if (!b->nexported) return;
     bool own = false;
     for (int i = 0; i < b->nexported; i++) own |= b->exported[i].own;
-    Role *r = role(b, VEC);
+    Role *r = ssd_role_new(b, VEC);
     int copies = own ? b->t->copies : 1;
     Val rep = 0;
     if (copies > 1) {
         rep = ssd_prog_val(b->p, "r", SSD_IDX, NULL, 0);
         r->rho = ssd_ex_val(b->p, rep);
     }
-    open_loop(r);
+    ssd_role_open(r);
     Ex e[EXPORTS];
     for (int i = 0; i < b->nexported && !b->bad; i++) {
         e[i] = number(r, i);
@@ -589,9 +611,9 @@ static void vec(Build *b) {
         TOp *w = NEW(b->t->a, TOp);
         *w = (TOp){.op = TOP_AWAIT, .a = b->numbers->out, .next = r->loop->body.first};
         r->loop->body.first = w;
-        ring_op(r, TOP_RELEASE, b->numbers);
+        ssd_role_sync(r, TOP_RELEASE, b->numbers);
     }
-    ring_op(r, TOP_ACQUIRE, ssd_role_main_ring(b));
+    ssd_role_sync(r, TOP_ACQUIRE, ssd_role_main_ring(b));
     for (int i = 0; i < b->nexported; i++) {
         TOp *o = ssd_role_emit(r, TOP_INTO, 0);
         o->a = b->exported[i].slot;
@@ -601,13 +623,13 @@ static void vec(Build *b) {
         }
         o->e2 = e[i];
     }
-    ring_op(r, TOP_PUBLISH, ssd_role_main_ring(b));
-    close_role(r, "vec", 1, copies, rep);
+    ssd_role_sync(r, TOP_PUBLISH, ssd_role_main_ring(b));
+    ssd_role_close(r, "vec", 1, copies, rep);
 }
 
 static void fetch(Role *r, Val slot_val, const TOp *load, bool own, u8 word) {
     Build *b = r->b;
-    TOp *o = access(r, TOP_FETCH, load);
+    TOp *o = ssd_role_access(r, TOP_FETCH, load);
     if (word) { // TMA starts at multiples of 16 bytes
         Ex *last = &o->idx[o->nidx - 1];
         *last = fn(b, FN_ADD, ssd_role_word_start(b, *last, word), ssd_ex_axis(b->p, word));
@@ -619,17 +641,21 @@ static void fetch(Role *r, Val slot_val, const TOp *load, bool own, u8 word) {
     }
 }
 
-static void loads(Build *b, const char *name, TOp *which, bool words) {
-    Role *r = role(b, LOADS);
-    open_loop(r);
-    ring_op(r, TOP_ACQUIRE, which);
+static bool fetches(const Build *b, const TOp *ring) {
+    for (int i = 0; i < b->nfetched; i++)
+        if (b->fetched[i].ring == ring) return true;
+    return false;
+}
+
+static void fill(Role *r, const TOp *ring) {
+    Build *b = r->b;
+    ssd_role_sync(r, TOP_ACQUIRE, ring);
     for (int own = 0; own < 2; own++) {
         Role inner = *r;
         bool any = false;
         for (int i = 0; i < b->nfetched && !b->bad; i++) {
-            bool number = val(b, b->fetched[i].slot)->lay.space == SP_ROW;
             bool each = b->fetched[i].own && !b->fetched[i].word;
-            if (number != words || each != own) continue;
+            if (b->fetched[i].ring != ring || each != own) continue;
             if (own && !any) each_copy(r, &inner);
             any = true;
             fetch(own ? &inner : r, b->fetched[i].slot, b->fetched[i].load, own,
@@ -637,9 +663,23 @@ static void loads(Build *b, const char *name, TOp *which, bool words) {
         }
         if (own && any) r->before = inner.before;
     }
-    ring_op(r, TOP_PUBLISH, which);
-    // without TMA lanes copy: two warps, where the block has room for them
-    if (!b->bad) close_role(r, name, b->t->wgmma || words ? 1 : 2, 1, 0);
+    ssd_role_sync(r, TOP_PUBLISH, ring);
+}
+
+// One role for rings that are filled in turn, and before the loop one that is filled once.
+static void loads(Build *b, const char *name, const TOp *once, const TOp *const ring[2],
+                  int warps) {
+    if (b->bad || (!once && !fetches(b, ring[0]) && !fetches(b, ring[1]))) return;
+    Role *r = ssd_role_new(b, LOADS);
+    if (once) {
+        r->at = r->before;
+        fill(r, once);
+        r->before = r->at;
+    }
+    ssd_role_open(r);
+    for (int i = 0; i < 2; i++)
+        if (fetches(b, ring[i])) fill(r, ring[i]);
+    if (!b->bad) ssd_role_close(r, name, warps, 1, 0);
 }
 
 // --- The kernel ---------------------------------------------------------------------------------
@@ -658,30 +698,37 @@ static void grid(Build *b) {
         b->unit = ssd_prog_grid(b->p, b->out, "u", num(b, (t->blocks + t->copies - 1) / t->copies));
 }
 
-// Registers a thread: loads need few, scores one accumulator; heads have the rest.
-static void share_registers(Build *b) {
-    enum { FEW = 40, AHEAD = 88, MOST = 240, ALL = 65536, THREADS = 128 };
+// Registers a thread: loads need few, scores one accumulator, cook the tiles at hand; heads have
+// the rest. False where that would leave products waiting for each other.
+static bool share_registers(Build *b) {
+    enum { FEW = 40, AHEAD = 88, COOKING = 160, LEAST = 128, MOST = 240 };
+    enum { ALL = 65536, THREADS = 128 };
     int groups = (ssd_timed_warps(b->out) + 3) / 4,
         each = MIN(ALL / (groups * THREADS) / 8 * 8, 248);
-    int rest = each * groups - FEW - (b->scores ? AHEAD : 0);
+    int rest = each * groups - FEW - (b->scores ? AHEAD : 0) - (b->cook ? COOKING : 0);
     for (TOp *o = b->out->body.first; o; o = o->next)
         if (o->op == TOP_ROLE) o->regs = FEW;
     if (b->scores) b->scores->regs = AHEAD;
     b->heads->regs = MIN(rest / b->t->copies / 8 * 8, MOST);
+    if (b->cook) b->cook->regs = MIN(COOKING + rest - b->heads->regs * b->t->copies, MOST);
+    return !b->t->wgmma || b->heads->regs >= LEAST;
 }
 
 // Depths of the rings, from what is best down to what fits.
 static bool fit_memory(Build *b) {
     i64 room = b->t->u->machine->l1;
     static const struct {
-        int in, numbers, masks;
-    } steps[] = {{6, 8, 2}, {5, 8, 2}, {4, 8, 2}, {3, 8, 2},
-                 {3, 4, 2}, {2, 4, 2}, {2, 4, 1}, {2, 2, 1}};
-    for (u32 s = b->masks ? 3 : 0; s < COUNTOF(steps); s++) {
+        int in, numbers, masks, raw, cooked;
+    } steps[] = {{6, 8, 2, 4, 3}, {5, 8, 2, 4, 3}, {4, 8, 2, 4, 3}, {4, 8, 2, 3, 3},
+                 {3, 8, 2, 3, 2}, {3, 8, 2, 2, 2}, {3, 4, 2, 2, 2}, {2, 4, 2, 2, 2},
+                 {2, 4, 2, 1, 2}, {2, 4, 1, 1, 2}, {2, 2, 1, 1, 1}};
+    for (u32 s = !b->masks ? 0 : b->cook ? 2 : 4; s < COUNTOF(steps); s++) {
         int asked = b->t->u->schedule.stages;
         b->in->depth = asked > 0 ? asked : steps[s].in;
         if (b->numbers) b->numbers->depth = steps[s].numbers;
         if (b->masks) b->masks->depth = steps[s].masks;
+        if (b->raw) b->raw->depth = steps[s].raw;
+        if (b->cooked) b->cooked->depth = steps[s].cooked;
         if (ssd_timed_shared_bytes(b->p, b->out) + 1024 <= room) return true;
     }
     return false;
@@ -707,9 +754,9 @@ static int slot_rank(const Build *b, const TOp *o) { return val(b, o->out)->lay.
 // group; elsewhere they come last, so that no warp is left idle.
 static int op_rank(const Build *b, const TOp *o) {
     if (o->op == TOP_RING) return o->body.first ? 0 : -1;
-    bool few = o != b->heads && o != b->scores;
+    bool few = o->warps < 4;
     if (few) return b->t->wgmma ? 1 : 3;
-    return (o == b->scores ? 0 : 1) + (b->t->wgmma ? 2 : 1);
+    return (o == b->heads ? 1 : 0) + (b->t->wgmma ? 2 : 1);
 }
 
 static bool build(Timer *t, TKernel *out, bool staged) {
@@ -726,14 +773,15 @@ static bool build(Timer *t, TKernel *out, bool staged) {
     if (staged) b->stage = ssd_role_ring(b, "out", 2, t->copies);
     heads(b); // heads and scores ask, the others answer
     if (!b->bad) scores(b);
+    if (!b->bad) ssd_role_cook(b);
     if (!b->bad) vec(b);
-    if (!b->bad) loads(b, "load", b->in, false);
-    if (!b->bad && b->numbers) loads(b, "ahead", b->numbers, true);
+    // without TMA lanes copy: two warps, where the block has room for them
+    loads(b, "load", b->constants, (const TOp *const[]){b->raw, b->in}, t->wgmma ? 1 : 2);
+    loads(b, "ahead", NULL, (const TOp *const[]){b->numbers, NULL}, 1);
     if (b->bad) return false;
     sort(b, &out->body, op_rank);
     sort(b, &b->in->body, slot_rank);
-    share_registers(b);
-    return fit_memory(b);
+    return share_registers(b) && fit_memory(b);
 }
 
 bool ssd_role_build(Timer *t, TKernel *out) {

@@ -24,7 +24,9 @@ typedef struct Build {
     u8 copy_axis;                      // of slots: one for each copy
     Val grid_of[8];                    // T0 grid variables' new ones
     TOp *in, *numbers, *masks, *stage; // rings, NULL until needed
-    TOp *heads, *scores;               // roles
+    TOp *raw, *cooked;                 // what `cook` alone reads; what it makes
+    TOp *constants;                    // numbers a feature, filled once
+    TOp *heads, *scores, *cook;        // roles
     struct {
         Number kind;
         Ex e, f; // T0 expressions over j
@@ -35,7 +37,7 @@ typedef struct Build {
     } exported[EXPORTS]; // by vec
     int nexported;
     struct {
-        const TOp *load;
+        const TOp *load, *ring;
         Val slot;
         bool own;
         u8 word; // numbers: axis of a row's 16 bytes, 0: a row is along time
@@ -44,7 +46,8 @@ typedef struct Build {
     bool bad; // something did not fit
 } Build;
 
-typedef enum { HEADS, SCORES, VEC, LOADS } Kind;
+typedef enum { HEADS, SCORES, VEC, LOADS, COOK } Kind;
+enum { READS_IN = 1, READS_RAW = 2, READS_COOKED = 4, READS_CONSTANTS = 8 }; // rings
 struct Role {
     Build *b;
     Kind kind;
@@ -53,6 +56,7 @@ struct Role {
     TB at;     // where ops go now
     TB before; // the loop
     Ex rho;    // which copy
+    u8 *reads; // which rings; one for the role and its `each`
     Val *map;  // by T0 value
     Val *frag; // by T0 value, `heads`
     int nregs;
@@ -63,6 +67,7 @@ struct Role {
 
 typedef struct Over { // what an expression ranges over
     bool i, j, feature, tile, row;
+    bool any_row; // asked: count numbers that follow from the token's index among rows
 } Over;
 
 static inline const TVal *val(const Build *b, Val v) { return &b->p->vals.v[v]; }
@@ -72,6 +77,21 @@ static inline i64 size(const Build *b, u8 x) { return b->p->axes.v[x].size; }
 static inline u8 axis(const Build *b, u8 x) { return b->t->to_axis[x] ? b->t->to_axis[x] : x; }
 static inline Ex num(Build *b, i64 v) { return ssd_ex_int(b->p, v); }
 static inline Ex fn(Build *b, FnCode f, Ex x, Ex y) { return ssd_ex_fn(b->p, f, x, y, 0); }
+
+// Roles (role_build.c): a new one; its loop over chunks; its end.
+Role *ssd_role_new(Build *b, Kind kind);
+void ssd_role_open(Role *r);
+TOp *ssd_role_close(Role *r, const char *name, int warps, int copies, Val rep);
+TOp *ssd_role_sync(Role *r, TOpCode code, const TOp *ring);
+// Awaits, first in its loop, the rings it was found to read; gives them back where it stands. (What
+// is filled once is awaited before the loop and given back after it.)
+void ssd_role_await(Role *r);
+void ssd_role_release(Role *r);
+TOp *ssd_role_access(Role *r, TOpCode code, const TOp *d); // reads or writes as the T0 op d does
+
+// role_cook.c: the role; a value, in registers of it.
+void ssd_role_cook(Build *b);
+Val ssd_role_cooked(Role *r, Val v);
 
 // Values with layouts, in the role's registers or in a slot. `in` 0: registers of their own.
 Val ssd_role_tile(Build *b, const char *name, u8 dtype, const u8 *ax, int n, Space s, Val regs);
@@ -83,6 +103,7 @@ TOp *ssd_role_emit(Role *r, TOpCode code, Val out);
 Val ssd_role_slot_view(Role *r, Val slot, bool own); // a slot's tile, of this role's copy
 
 TOp *ssd_role_ring(Build *b, const char *name, int depth, int copies);
+Val ssd_role_fetched(Role *r, Val v); // the slot of a loaded value
 Val ssd_role_slot(Build *b, TOp *in, const char *name, u8 dtype, const u8 *ax, int n, Space s);
 TOp *ssd_role_main_ring(Build *b);
 // The slot in which vec hands on a number (e over j, or the T0 value v).

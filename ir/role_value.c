@@ -45,8 +45,9 @@ Val ssd_role_acc_tile(Role *r, const char *name, u8 rows, u8 cols, Val in) {
 }
 Val ssd_role_frag_tile(Role *r, const char *name, u8 rows, u8 cols, Val in) {
     u8 ax[2] = {rows, cols};
-    if (!in) in = ssd_role_regs(r, SSD_BF16, ssd_role_acc_words(r->b, rows, cols) / 2);
-    return ssd_role_tile(r->b, name, SSD_BF16, ax, 2, SP_FRAG, in);
+    u8 half = r->b->t->half;
+    if (!in) in = ssd_role_regs(r, half, ssd_role_acc_words(r->b, rows, cols) / 2);
+    return ssd_role_tile(r->b, name, half, ax, 2, SP_FRAG, in);
 }
 
 TOp *ssd_role_emit(Role *r, TOpCode code, Val out) {
@@ -55,9 +56,19 @@ TOp *ssd_role_emit(Role *r, TOpCode code, Val out) {
     return o;
 }
 
+static bool holds(const TOp *ring, Val slot) {
+    for (const TOp *s = ring ? ring->body.first : NULL; s; s = s->next)
+        if (s->out == slot) return true;
+    return false;
+}
+
 // A slot's tile, of this role's copy.
 Val ssd_role_slot_view(Role *r, Val slot, bool own) {
     Build *b = r->b;
+    if (holds(b->in, slot)) *r->reads |= READS_IN;
+    if (holds(b->raw, slot)) *r->reads |= READS_RAW;
+    if (holds(b->cooked, slot)) *r->reads |= READS_COOKED;
+    if (holds(b->constants, slot)) *r->reads |= READS_CONSTANTS;
     if (!own) return slot;
     const TVal s = *val(b, slot);
     Val v = ssd_role_tile(b, ssd_arena_printf(b->t->a, "%sr", s.name), s.dtype, s.lay.ax + 1,
@@ -97,8 +108,27 @@ Val ssd_role_slot(Build *b, TOp *in, const char *name, u8 dtype, const u8 *ax, i
 }
 TOp *ssd_role_main_ring(Build *b) { return b->in ? b->in : (b->in = ssd_role_ring(b, "in", 3, 1)); }
 
-// A loaded tile's place in the ring of loads.
-static Val fetched(Build *b, Val v) {
+// A tile of a ring's slots, one for each copy where they differ.
+static Val place(Build *b, TOp *ring, Val v, u8 dtype, Space space) {
+    const TVal t = *val(b, v);
+    u8 ax[3] = {0}, n = 0;
+    if (fact(b, v)->own) ax[n++] = b->copy_axis;
+    for (int i = 0; i < t.naxes; i++) ax[n++] = axis(b, t.ax[i]);
+    return ssd_role_slot(b, ring, t.name, dtype, ax, n, space);
+}
+
+// The ring a loaded value comes in: numbers a feature in one of their own, tiles in that which
+// heads and scores read, or, asked for by `cook` first, in one that it has alone.
+static TOp *ring_for(Role *r, Val v) {
+    Build *b = r->b;
+    if (val(b, v)->naxes == 1)
+        return b->constants ? b->constants : (b->constants = ssd_role_ring(b, "constants", 1, 1));
+    if (r->kind != COOK) return ssd_role_main_ring(b);
+    return b->raw ? b->raw : (b->raw = ssd_role_ring(b, "raw", 2, 1));
+}
+
+Val ssd_role_fetched(Role *r, Val v) {
+    Build *b = r->b;
     const TOp *load = fact(b, v)->def;
     for (int i = 0; i < b->nfetched; i++)
         if (b->fetched[i].load == load) return b->fetched[i].slot;
@@ -106,17 +136,28 @@ static Val fetched(Build *b, Val v) {
         b->bad = true;
         return 0;
     }
-    const TVal t = *val(b, v);
-    bool own = fact(b, v)->own;
-    u8 ax[3] = {0}, n = 0;
-    if (own) ax[n++] = b->copy_axis;
-    for (int i = 0; i < 2; i++) ax[n++] = axis(b, t.ax[i]);
-    u8 dtype = b->p->tensors.v[load->tensor].dtype;
-    Val s = ssd_role_slot(b, ssd_role_main_ring(b), t.name, dtype, ax, n, SP_SW128);
+    TOp *ring = ring_for(r, v);
+    Val s = place(b, ring, v, b->p->tensors.v[load->tensor].dtype,
+                  val(b, v)->naxes == 1 ? SP_ROW : SP_SW128);
     b->fetched[b->nfetched].load = load;
-    b->fetched[b->nfetched].own = own;
+    b->fetched[b->nfetched].ring = ring;
+    b->fetched[b->nfetched].own = fact(b, v)->own;
     b->fetched[b->nfetched++].slot = s;
     return s;
+}
+
+// A cooked tile's place. Until `cook` is written, its slot's op names the T0 value.
+static Val cooked(Build *b, Val v) {
+    if (!b->cooked) b->cooked = ssd_role_ring(b, "cooked", 2, 1);
+    for (TOp *o = b->cooked->body.first; o; o = o->next)
+        if (o->a == v) return o->out;
+    Val s = place(b, b->cooked, v, b->t->half, SP_SW128);
+    b->cooked->body.last->a = v;
+    return s;
+}
+
+static Val tile_slot(Role *r, Val v) {
+    return fact(r->b, v)->cone == CONE_COOK ? cooked(r->b, v) : ssd_role_fetched(r, v);
 }
 
 // Numbers a token, loaded for vec: rows of 16 bytes that start at the first head's, or runs of
@@ -148,6 +189,7 @@ static int numbers(Build *b, Val v) {
     }
     Val s = ssd_role_slot(b, b->numbers, val(b, v)->name, x->dtype, ax, n, SP_ROW);
     b->fetched[b->nfetched].load = load;
+    b->fetched[b->nfetched].ring = b->numbers;
     b->fetched[b->nfetched].own = own;
     b->fetched[b->nfetched].word = word;
     b->fetched[b->nfetched].slot = s;
@@ -221,8 +263,9 @@ void ssd_role_over(const Build *b, Ex e, Over *o) {
             o->j |= v->ax[k] == b->t->j;
             o->feature |= v->ax[k] != b->t->i && v->ax[k] != b->t->j;
         }
+        bool index = x->val < b->t->nfacts && fact(b, x->val)->index && !o->any_row;
         o->tile |= v->naxes > 1;
-        o->row |= v->naxes == 1;
+        o->row |= v->naxes == 1 && !index;
     }
     for (int k = 0; x->kind == EX_LOAD && k < x->nidx; k++) ssd_role_over(b, x->idx[k], o);
     for (int k = 0; x->kind == EX_FN && k < 3; k++) ssd_role_over(b, x->arg[k], o);
@@ -274,8 +317,9 @@ Ex ssd_role_tx(Role *r, Ex e) {
         for (int i = 0; i < b->t->k->ngrid; i++)
             if (b->t->k->grid[i].var == x.val) return ssd_ex_val(b->p, b->grid_of[i]);
         Fact *f = fact(b, x.val);
-        if (r->kind != VEC && val(b, x.val)->naxes == 1) {
-            Over o = {0};
+        if (r->kind == COOK && f->index) return ssd_role_tx(r, f->def->e);
+        if (r->kind != VEC && val(b, x.val)->naxes == 1 && f->cone == CONE_VEC) {
+            Over o = {.any_row = true};
             ssd_role_over(b, e, &o);
             return row_of(r, e, o.i);
         }
@@ -286,7 +330,7 @@ Ex ssd_role_tx(Role *r, Ex e) {
         return v ? ssd_ex_val(b->p, v) : e;
     }
     case EX_FN: {
-        Over o = {0};
+        Over o = {.any_row = r->kind != COOK};
         ssd_role_over(b, e, &o);
         if (r->kind != VEC && x.dtype != SSD_BOOL && o.row && !o.tile && !o.feature && o.i != o.j)
             return row_of(r, e, o.i);
@@ -414,7 +458,7 @@ Val ssd_role_get_frag(Role *r, Val v, u8 rows, u8 cols) {
         out = ssd_role_get_frag(r, base, rows == from ? to : rows, cols == from ? to : cols);
         if (out) out = renamed(r, out, to, from);
     } else {
-        Val s = fetched(b, base);
+        Val s = tile_slot(r, base);
         if (!s) return 0;
         s = ssd_role_slot_view(r, s, fact(b, base)->own);
         out = ssd_role_frag_tile(r, val(b, v)->name, axis(b, rows), axis(b, cols), 0);
@@ -423,14 +467,14 @@ Val ssd_role_get_frag(Role *r, Val v, u8 rows, u8 cols) {
     return r->frag[v] = out;
 }
 
-// A tile in shared memory: a loaded one, or one of the role scores.
+// A tile in shared memory: a loaded or a cooked one, or one of the role scores.
 Val ssd_role_get_shared(Role *r, Val v) {
     Build *b = r->b;
     Val base = ssd_role_origin(b->t, v);
     Fact *f = fact(b, base);
     Val s;
-    if (f->cone == CONE_SLOT) {
-        s = fetched(b, base);
+    if (f->cone == CONE_SLOT || f->cone == CONE_COOK) {
+        s = tile_slot(r, base);
         if (s) s = ssd_role_slot_view(r, s, f->own);
     } else {
         if (!b->masks) b->masks = ssd_role_ring(b, "masks", 2, f->own ? b->t->copies : 1);
@@ -439,7 +483,7 @@ Val ssd_role_get_shared(Role *r, Val v) {
             if (o->a == base) s = o->out;
         if (!s) {
             u8 ax[2] = {axis(b, b->t->i), axis(b, b->t->j)};
-            s = ssd_role_slot(b, b->masks, val(b, base)->name, SSD_BF16, ax, 2, SP_SW128);
+            s = ssd_role_slot(b, b->masks, val(b, base)->name, b->t->half, ax, 2, SP_SW128);
             b->masks->body.last->a = base; // until scores is written
         }
     }
@@ -464,15 +508,22 @@ Val ssd_role_get(Role *r, Val v) {
     case CONE_VEC:
         if (r->kind == VEC) out = get_vec(r, v, f);
         break;
+    case CONE_COOK:
     case CONE_SLOT:
-        if (r->kind == HEADS) return ssd_role_get_frag(r, v, r->rows, r->cols);
+        if (r->kind == COOK && f->cone == CONE_COOK) {
+            out = ssd_role_cooked(r, v);
+            break;
+        }
+        if (r->kind == HEADS || r->kind == COOK) return ssd_role_get_frag(r, v, r->rows, r->cols);
         out = ssd_role_get_shared(r, v);
         break;
     case CONE_AHEAD:
         if (r->kind != SCORES) out = ssd_role_get_shared(r, v);
         break;
     case CONE_HEAD:
-        if (f->def && f->def->op == TOP_RENAME) {
+        if (r->kind == COOK) {
+            out = ssd_role_cooked(r, v);
+        } else if (f->def && f->def->op == TOP_RENAME) {
             Val in = ssd_role_get(r, f->def->a);
             if (in) out = renamed(r, in, axis(b, f->def->ax[0]), axis(b, f->def->ax[1]));
         }

@@ -4,7 +4,7 @@
 
 #include <limits.h>
 
-const Schedule ssd_schedule_auto = {FORM_AUTO, 0, -1, 0, 0, 0, 0, -1, 0};
+const Schedule ssd_schedule_auto = {FORM_AUTO, 0, -1, 0, 0, 0, 0, -1, 0, -1, 0};
 
 static const char *const forms[] = {"auto", "recurrent", "quadratic", "chunked"};
 
@@ -31,6 +31,8 @@ static const Key keys[] = {
     {FIELD(heads), 1, 16, 0, 0, "", "auto or a number from 1 to 16"},
     {FIELD(roles), 0, 1, -1, -1, "", "auto, 0 or 1"},
     {FIELD(stages), 1, 16, 0, 0, "", "auto or a number from 1 to 16"},
+    {FIELD(wgmma), 0, 1, -1, -1, "", "auto, 0 or 1"},
+    {FIELD(early), 0, 1, 0, 0, "", "0 or 1"},
 };
 #undef FIELD
 
@@ -79,7 +81,8 @@ static bool read_pair(const char *s, size_t n, Schedule *out, u32 *seen, Text *w
             ssd_text_printf(why, "; did you mean '%s'?", names[near]);
         else
             ssd_text_printf(why,
-                            "; expected form, q, hoist, block, sub, split, heads, roles or stages");
+                            "; expected form, q, hoist, block, sub, split, heads, roles, stages, "
+                            "wgmma or early");
         return false;
     }
     if (*seen & 1u << at) {
@@ -125,4 +128,12 @@ void ssd_schedule_print(const Schedule *s, Text *out) {
             ssd_text_printf(out, "%s%s=%s%d", gap, keys[i].name, keys[i].tag, v);
         gap = " ";
     }
+}
+
+const Machine *ssd_schedule_machine(Arena *a, const Schedule *s, const Machine *m) {
+    if (!m || !m->wgmma || s->wgmma) return m;
+    Machine *less = NEW(a, Machine);
+    *less = *m;
+    less->wgmma = false;
+    return less;
 }

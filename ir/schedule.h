@@ -5,6 +5,7 @@
 #define SSD_SCHEDULE_H
 
 #include "../runtime/base.h"
+#include "machine.h"
 
 typedef enum { FORM_AUTO, FORM_RECURRENT, FORM_QUADRATIC, FORM_CHUNKED } Form;
 // The chunked form may cut time into segments that are walked side by side. How many there are is
@@ -20,11 +21,16 @@ typedef struct Schedule {
     int heads;  // heads a block of the chunked form; 0: chosen
     int roles;  // walks over chunks as roles and rings: 0 1, -1 chosen
     int stages; // slots of a role's main ring; 0: chosen
+    int wgmma;  // products and copies of warpgroups where the machine has them: 0 1, -1 chosen
+    int early;  // kernels are launched before those in front of them in a stream have ended: 0 1
 } Schedule;
-extern const Schedule ssd_schedule_auto; // {FORM_AUTO, 0, -1, 0, 0, 0, 0, -1, 0}
+extern const Schedule ssd_schedule_auto; // {FORM_AUTO, 0, -1, 0, 0, 0, 0, -1, 0, -1, 0}
 static inline bool ssd_schedule_splits(const Schedule *s) {
     return s->split > 1 || s->split == SPLIT_LAUNCH;
 }
+
+// The machine less what the schedule does without; m may be NULL.
+const Machine *ssd_schedule_machine(Arena *a, const Schedule *s, const Machine *m);
 
 // "key=value ..." in any order, "" = all chosen. False with a message in *why naming key, found,
 // expected.

@@ -59,8 +59,8 @@ typedef struct Expr {
 } Expr;
 
 // --- Layout (T1). On CPUs a tile is a dense box in a scratch buffer. ----------------------------
-// T2 (timed.h): SP_SW128 and SP_ROW are tiles of a ring's slot, SP_ACC, SP_FRAG and SP_LANE
-// registers of a role's threads.
+// T2 (timed.h): SP_SW128 and SP_ROW are tiles of a ring's slot, SP_ACC, SP_FRAG, SP_LANE
+// and SP_COLS registers of a role's threads.
 typedef enum {
     SP_NONE,
     SP_SCALAR,
@@ -71,7 +71,8 @@ typedef enum {
     SP_ROW,
     SP_ACC,
     SP_FRAG,
-    SP_LANE
+    SP_LANE,
+    SP_COLS
 } Space;
 typedef struct Lay {
     u8 space;

@@ -55,6 +55,9 @@
 //     @frag(r c)      16-bit pairs, an A operand: word 4*ks + 2*u + h of block m holds row
 //                     64*m + 16*warp + g + 8*h, columns 16*ks + 8*u + 2*t, +1: a packed @acc
 //     @lane(c)        f32 registers of one warp: element lane*V + v with V = size/32; only rank 1
+//     @cols(c)        f32 registers: a thread's columns of an @acc or @frag tile; element 2*jb + q
+//     is
+//                     column 8*jb + 2*t + q; only rank 1
 //     @scalar         rank 0, in every thread
 // A register tile lies in a `regs` of its role (`in R`); tiles in one may follow each other, and an
 // op may write where it reads (ys = map {yi*f} in the registers of yi; y_ = mma .. + ys). The
@@ -62,11 +65,13 @@
 // value lies.
 //
 // Which op reads what:
-//     load    tensor -> @acc, @lane, @scalar: element by element
+//     load    tensor -> @acc, @lane, @cols, @scalar: element by element
 //     copy    @sw128(r c) -> @frag(r c) or @frag(c r) (ldmatrix, ldmatrix.trans);
 //             @acc(r c) -> @frag(r c); @row -> @lane
 //     map     over @acc, @frag or @lane: operands of the same rows and columns (an @acc and a @frag
-//             may meet), rank-1 @row tiles by row or by column, scalars, indices
+//             may meet), rank-1 @row tiles by row or by column, @cols by column, scalars, indices;
+//             over @cols: others of the same columns, @row tiles, scalars, indices
+//     swap    @acc or @frag -> the same, along columns: in pairs, or in halves of columns by 16
 //     mma     a: @frag(r k), or @sw128 with axes r, k in any order; b: @sw128 with axes c, k in any
 //             order; result @acc(r c). Async where marked.
 //     scan    @lane -> @lane; pick: the same

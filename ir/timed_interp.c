@@ -195,7 +195,7 @@ static bool in_slot(const Timed *t, Val v) {
 }
 static bool in_regs(const Timed *t, Val v) {
     u8 s = tv(t->m, v)->lay.space;
-    return s == SP_ACC || s == SP_FRAG || s == SP_LANE;
+    return s == SP_ACC || s == SP_FRAG || s == SP_LANE || s == SP_COLS;
 }
 
 static View whole(const Timed *t, Val v) {

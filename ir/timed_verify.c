@@ -60,7 +60,8 @@ static bool in_slot(const Check *c, Val v) {
     return space(c, v) == SP_SW128 || space(c, v) == SP_ROW;
 }
 static bool in_regs(const Check *c, Val v) {
-    return space(c, v) == SP_ACC || space(c, v) == SP_FRAG || space(c, v) == SP_LANE;
+    u8 s = space(c, v);
+    return s == SP_ACC || s == SP_FRAG || s == SP_LANE || s == SP_COLS;
 }
 static bool half(u8 dtype) { return dtype == SSD_BF16 || dtype == SSD_F16; }
 
@@ -140,6 +141,11 @@ static void regs_form(Check *c, Val v) {
         if (c->role->warps != 1) fail(c, "@lane is for a role of one warp");
         if (size(c, l->ax[0]) % 32) fail(c, "@lane takes elements by 32");
         need = size(c, l->ax[0]) / 32;
+    } else if (l->space == SP_COLS) {
+        if (t->dtype != SSD_F32 || t->naxes != 1) fail(c, "@cols is for f32 of one axis");
+        if (c->role->warps != 4) fail(c, "@cols is for a role of 4 warps");
+        if (size(c, l->ax[0]) % 8) fail(c, "@cols takes elements by 8");
+        need = size(c, l->ax[0]) / 4;
     } else {
         bool acc = l->space == SP_ACC;
         if (t->naxes != 2) fail(c, "@%s has rows and columns", acc ? "acc" : "frag");
@@ -162,7 +168,8 @@ static void value_form(Check *c, Val v) {
         regs_form(c, v);
         return;
     }
-    if (space(c, v) != SP_SCALAR) fail(c, "`%s` is no @acc, @frag, @lane or @scalar", name(c, v));
+    if (space(c, v) != SP_SCALAR)
+        fail(c, "`%s` is no @acc, @frag, @lane, @cols or @scalar", name(c, v));
     if (tv(c, v)->naxes) fail(c, "`%s` is a tile in a scalar's place", name(c, v));
     if (tv(c, v)->lay.buf) fail(c, "`%s` is a scalar and lies in registers", name(c, v));
 }
@@ -187,6 +194,7 @@ static void operands_fit(Check *c, const Reads *in, u8 at, u8 r, u8 k) {
         case SP_ACC:
         case SP_FRAG: fits = tile && l->ax[0] == r && l->ax[1] == k; break;
         case SP_LANE: fits = at == SP_LANE && l->ax[0] == r; break;
+        case SP_COLS: fits = l->ax[0] == (tile ? k : r) && (tile || at == SP_COLS); break;
         case SP_ROW: fits = l->naxes == 1 && (l->ax[0] == r || (tile && l->ax[0] == k)); break;
         default: break;
         }
@@ -194,6 +202,7 @@ static void operands_fit(Check *c, const Reads *in, u8 at, u8 r, u8 k) {
             fail(c, "`%s` cannot be read beside %s", name(c, v),
                  at == SP_SCALAR ? "scalars"
                  : at == SP_LANE ? "a @lane"
+                 : at == SP_COLS ? "a @cols"
                                  : "these rows and columns");
     }
 }
@@ -202,7 +211,7 @@ static void operands_fit(Check *c, const Reads *in, u8 at, u8 r, u8 k) {
 // registers.
 static Val leader(const Check *c, const Reads *in) {
     for (int i = 0; i < in->n; i++)
-        if (in_regs(c, in->v[i])) return in->v[i];
+        if (in_regs(c, in->v[i]) && space(c, in->v[i]) != SP_COLS) return in->v[i];
     return 0;
 }
 
@@ -252,6 +261,17 @@ static void mma_form(Check *c, const TOp *o) {
     if (o->c && !same_lay(c, o->c, o->out))
         fail(c, "the accumulator `%s` does not lie where `%s` does", name(c, o->c),
              name(c, o->out));
+}
+
+static void swap_form(Check *c, const TOp *o) {
+    const Lay *a = &tv(c, o->a)->lay, *l = &tv(c, o->out)->lay;
+    value_form(c, o->out);
+    bool tile = l->space == SP_ACC || l->space == SP_FRAG;
+    if (!tile || a->space != l->space || memcmp(a->ax, l->ax, 2))
+        fail(c, "`%s` lies otherwise than `%s`", name(c, o->out), name(c, o->a));
+    if (a->buf == l->buf) fail(c, "a swap does not go in place");
+    if (o->ax[0] != l->ax[1]) fail(c, "a swap goes along columns");
+    if (o->flags & TF_HALVES && size(c, l->ax[1]) % 16) fail(c, "halves are columns by 8");
 }
 
 static void at_form(Check *c, const TOp *o) {
@@ -361,7 +381,7 @@ static void op_form(Check *c, const TOp *o, const TOp *loop) {
     switch ((TOpCode)o->op) {
     case TOP_LOAD:
         value_form(c, o->out);
-        if (space(c, o->out) == SP_FRAG) fail(c, "a load fills @acc, @lane or @scalar");
+        if (space(c, o->out) == SP_FRAG) fail(c, "a load fills @acc, @lane, @cols or @scalar");
         for (int i = 0; i < o->nidx; i++) scalars_only(c, o->idx[i]);
         scalars_only(c, o->when);
         break;
@@ -378,6 +398,7 @@ static void op_form(Check *c, const TOp *o, const TOp *loop) {
         if (space(c, o->a) != SP_LANE || space(c, o->out) != SP_LANE)
             fail(c, "a pick goes from @lane to @lane");
         break;
+    case TOP_SWAP: swap_form(c, o); break;
     case TOP_AT: at_form(c, o); break;
     case TOP_RENAME: rename_form(c, o); break;
     case TOP_FILL: value_form(c, o->out); break;
@@ -409,7 +430,6 @@ static void op_form(Check *c, const TOp *o, const TOp *loop) {
     case TOP_JOIN:
     case TOP_CAT:
     case TOP_SLICE:
-    case TOP_SWAP:
     case TOP_INV:
     case TOP_IF:
     case TOP_BUF:

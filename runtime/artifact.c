@@ -21,7 +21,7 @@ static void put_dims(Text *out, const ArtTensor *t) {
 // What a kernel of a CUDA target says besides: the rest of its line, and the next ones.
 static void put_cuda(Text *out, const ArtKernel *k) {
     if (!k->threads) return;
-    ssd_text_printf(out, " %d\ntakes", k->threads);
+    ssd_text_printf(out, " %d%s\ntakes", k->threads, k->early ? " early" : "");
     for (int i = 0; i < k->n_takes; i++) ssd_text_printf(out, " %d", k->takes[i]);
     for (int i = 0; i < k->n_maps; i++) {
         const ArtMap *m = &k->maps[i];
@@ -277,13 +277,17 @@ static bool read_ws(Reader *r) { // ws NAME DTYPE DIM...
     return !r->bad;
 }
 
-static bool read_kernel(Reader *r) { // kernel SYMBOL BLOCKS SCRATCH [THREADS]
+static bool read_kernel(Reader *r) { // kernel SYMBOL BLOCKS SCRATCH [THREADS [early]]
     const char *form =
         r->cuda ? "kernel SYMBOL BLOCKS SHARED THREADS" : "kernel SYMBOL BLOCKS SCRATCH";
-    if (r->n_words != (r->cuda ? 5 : 4)) return fail(r, "expected '%s'", form);
+    bool early = r->cuda && r->n_words == 6 && !strcmp(r->word[5], "early");
+    if (r->n_words != (r->cuda ? 5 : 4) + early) return fail(r, "expected '%s'", form);
     if (!r->plans.n) return fail(r, "'%s' before the first plan", r->word[0]);
     if (r->kernels.n == ART_MAX_KERNELS) return fail(r, "more than %d kernels", ART_MAX_KERNELS);
-    ArtKernel k = {r->word[1], r->word[2], number(r->word[3], SCRATCH_MOST)};
+    ArtKernel k = {.symbol = r->word[1],
+                   .blocks = r->word[2],
+                   .early = early,
+                   .scratch = number(r->word[3], SCRATCH_MOST)};
     if (k.scratch < 0) return fail(r, "bad scratch size '%s'", r->word[3]);
     if (r->cuda) {
         k.threads = (int)number(r->word[4], THREADS_MOST);

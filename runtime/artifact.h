@@ -14,7 +14,8 @@
 //     order kernel group b*cdiv(t,64) 32768  # symbol in the code, blocks of the grid, bytes of
 //     scratch a thread kernel scan b*24 81920
 // A kernel of a CUDA target has two words more to say, and must say them:
-//     kernel scan b*24 81920 256       # a block's dynamic shared memory in bytes, and its threads
+//     kernel scan b*24 81920 256       # a block's dynamic shared memory in bytes, and its threads;
+//     then `early` when it waits by itself for the kernels in front of it in its stream
 //     takes 0 3 5                      # the tensors in its argument, in order: parameter i, then
 //     workspace map 1 swizzle 128 box 64 1 64 1  # a tensor map of takes[1], box innermost
 //     dimension first; 0 or more
@@ -47,6 +48,7 @@ typedef struct ArtMap {
 typedef struct ArtKernel {
     const char *symbol;
     const char *blocks; // formula
+    bool early;         // CUDA: waits by itself for those in front of it in its stream
     i64 scratch;        // bytes a worker needs, 64-aligned; CUDA: dynamic shared memory of a block
     int threads;        // CUDA: threads of a block, a multiple of 32; 0 on a CPU
     int n_takes;        // CUDA: tensors in its argument

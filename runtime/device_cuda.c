@@ -538,6 +538,23 @@ static void pack(const Launch *l, const ArtKernel *k, Argument *out) {
     }
 }
 
+// A kernel that waits by itself for those in front of it may be launched while they still run.
+static int launch_kernel(const ArtKernel *k, CuHandle function, i64 blocks, CuHandle stream,
+                         void **args) {
+    const CudaApi *api = &cuda.api;
+    CuLaunchAttribute early = {.id = CU_LAUNCH_EARLY, .value = {1}};
+    CuLaunch how = {.grid = {(unsigned)blocks, 1, 1},
+                    .block = {(unsigned)k->threads, 1, 1},
+                    .shared = (unsigned)k->scratch,
+                    .stream = stream,
+                    .attributes = &early,
+                    .n_attributes = 1};
+    if (k->early && api->LaunchKernelEx && cuda.version >= CU_LAUNCH_EARLY_SINCE)
+        return api->LaunchKernelEx(&how, function, args, NULL);
+    return api->LaunchKernel(function, how.grid[0], 1, 1, how.block[0], 1, 1, how.shared, stream,
+                             args, NULL);
+}
+
 static ssd_status launch(const Launch *l, const Loaded *code, CuHandle stream) {
     Argument arg;
     void *args[] = {&arg};
@@ -545,9 +562,8 @@ static ssd_status launch(const Launch *l, const Loaded *code, CuHandle stream) {
         const ArtKernel *k = &l->plan->kernels[i];
         if (l->blocks[i] <= 0) continue;
         pack(l, k, &arg);
-        int e = cuda.api.LaunchKernel(code->function[l->plan - l->art->plans][i],
-                                      (unsigned)l->blocks[i], 1, 1, (unsigned)k->threads, 1, 1,
-                                      (unsigned)k->scratch, stream, args, NULL);
+        CuHandle function = code->function[l->plan - l->art->plans][i];
+        int e = launch_kernel(k, function, l->blocks[i], stream, args);
         if (e) return ssd_cuda_fail(e, "launching kernel '%.80s'", k->symbol);
     }
     return SSD_OK;

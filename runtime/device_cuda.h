@@ -12,6 +12,18 @@ typedef struct CuTensorMap {
     _Alignas(CUDA_MAP_ALIGN) u64 opaque[CUDA_MAP_BYTES / 8];
 } CuTensorMap;
 
+// A launch with attributes; `value` is as large as the largest attribute's.
+typedef struct CuLaunchAttribute {
+    int id;
+    _Alignas(8) int value[16];
+} CuLaunchAttribute;
+typedef struct CuLaunch {
+    unsigned grid[3], block[3], shared;
+    CuHandle stream;
+    CuLaunchAttribute *attributes;
+    unsigned n_attributes;
+} CuLaunch;
+
 typedef struct CudaApi {
 #define CU(name, exported, optional, args) int(*name) args;
 #include "cuda_syms.def"
@@ -36,6 +48,8 @@ enum {
     CU_POINTER_MEMORY_TYPE = 2,
     CU_STREAM_APART = 1, // from the default stream
     CU_CAPTURE_THREAD_LOCAL = 1,
+    CU_LAUNCH_EARLY = 6, // programmatic stream serialization: drivers from CUDA 12.3 on capture it
+    CU_LAUNCH_EARLY_SINCE = 12030,
     CU_MAP_I32 = 3, // element types, swizzle and promotion of tensor maps
     CU_MAP_F16 = 6,
     CU_MAP_F32 = 7,

@@ -162,7 +162,9 @@ SSD_API ssd_status ssd_launch(ssd_kernel *kernel, const ssd_arg *args, int n_arg
                               size_t workspace_bytes);
 // The same on a stream. CUDA: args and workspace are in device memory (or host memory registered
 // with CUDA), borrowed until the work has completed on the stream; the call enqueues and returns,
-// allocates nothing on the device, never waits for it, and may be captured into a CUDA graph.
+// allocates nothing on the device, never waits for it, and may be captured into a CUDA graph. With
+// early=1 in the schedule kernels may be launched before those in front of them have ended
+// (programmatic stream serialization, from sm_90 on); they wait for them before they touch memory.
 // stream: a CUstream or cudaStream_t of the current context; NULL: the default stream. The values
 // in cu_seqlens are not checked, as they are on a CPU: they must start at 0, never fall, and end at
 // t. A CPU kernel ignores the stream. SSD_INVALID_ARGUMENT (also host memory, and a stream of

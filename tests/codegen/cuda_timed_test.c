@@ -8,6 +8,7 @@
 #include "../../codegen/nvrtc.h"
 #include "../../ir/timed.h"
 #include "../../runtime/device_cuda.h"
+#include "gate.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -95,13 +96,14 @@ static void texts(void) {
         "C_ = in.at(0), B_ = in.at(16384)",
         "#pragma unroll 1",
         "store_fragment<64, true>(yt, ",
-        "fetch_tile<64, 128, 1, 32, true, true>(C_, lane, [&](int j, int n) {",
-        "return C.at<2>(b, c*64 + j, u*2/2, n); });",
+        "fetch_tile<64, 128, 1, 32>(C_, lane, [&](int) { return part(",
+        "part(C.spot(b, c*64, u*2/2, 0), C.stride[1], C.stride[3], ",
         "lane_scan<2, REV | EXCL>(V3, V1);",
         "load_pairs<32, 1>(H0, h0.place(b, u*2 + h, row, col), ",
         "const float2 fi = pair(f_ + h*64, col + e / 2 * 8);",
         "__launch_bounds__(512, 1)",
-        "role_sync(1 + h, 128);"};
+        "ring_init<3>(barriers, 3, 12);",
+        "dts.lands();"};
     static const char *const hopper[] = {
         "set_registers_more<192>();",
         "set_registers_less<40>();",
@@ -112,11 +114,10 @@ static void texts(void) {
         "wgmma_n64_ss(S0, ",
         "wgmma_n128_rs_tb(H0, X1 + 4*e, ",
         "wgmma_wait<1>();",
-        "ring_init<3>(barriers, 3, 12);"};
-    static const char *const older[] = {
-        "dts.publish_landed();", "mma_step<64, 64, true>(Y0, H1 + 4*e, C_, e, bf16());",
-        "clear<32>(Y0);", "mma_step<128, 64, false>(H0, X1 + 4*e, B_, e, bf16());",
-        "ring_init<3>(barriers, 34, 12);"};
+        "role_sync(1 + h, 128);"};
+    static const char *const older[] = {"mma_step<64, 64, true>(Y0, H1 + 4*e, C_, e, bf16());",
+                                        "clear<32>(Y0);",
+                                        "mma_step<128, 64, false>(H0, X1 + 4*e, B_, e, bf16());"};
     for (int k = 0; k < 2; k++) {
         Case c;
         if (open_case(&c, FORWARD, k ? "sm_80" : "sm_90a", NULL, NULL)) {
@@ -174,41 +175,9 @@ static void refusal(void) {
 }
 
 // --- What the compiler says ---------------------------------------------------------------------
-static bool clean(const char *log) {
-    return strstr(log, " 0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads") &&
-           !strstr(log, "C75");
+static int instructions(const NvrtcResult *r, GateOpcode op) {
+    return ssd_gate_count(r->cubin, NULL, op);
 }
-
-// Instructions by the low 12 bits of their words, over all text sections of the cubin.
-typedef struct Histogram {
-    int n[4096];
-} Histogram;
-static u64 word(const u8 *p, int bytes) {
-    u64 v = 0;
-    for (int i = bytes - 1; i >= 0; i--) v = v << 8 | p[i];
-    return v;
-}
-static void count(const u8 *elf, Histogram *h) {
-    const u8 *sections = elf + word(elf + 0x28, 8);
-    int n = (int)word(elf + 0x3c, 2), names = (int)word(elf + 0x3e, 2);
-    const u8 *text = elf + word(sections + names * 64 + 0x18, 8);
-    *h = (Histogram){0};
-    for (int i = 0; i < n; i++) {
-        const u8 *s = sections + i * 64;
-        if (strncmp((const char *)text + word(s, 4), ".text.", 6)) continue;
-        const u8 *code = elf + word(s + 0x18, 8);
-        for (u64 k = 0; k < word(s + 0x20, 8); k += 16) h->n[word(code + k, 8) & 0xfff]++;
-    }
-}
-enum {
-    HGMMA_SS = 0x9f0,
-    HGMMA_RS = 0xdf0,
-    UTMALDG = 0x5b4,
-    UTMASTG = 0x3b5,
-    HMMA = 0x23c,
-    LDL = 0x983,
-    STL = 0x387
-};
 
 static void compile(const char *path, const char *arch, const char *from, const char *to,
                     int products) {
@@ -219,20 +188,19 @@ static void compile(const char *path, const char *arch, const char *from, const 
     if (open_case(&c, path, arch, from, to) &&
         report(ssd_nvrtc_compile(&c.arena, c.source.s, c.p->name, arch, &r, &why), "%s %s %s: %s",
                c.p->name, arch, to ? to : "", why.s ? why.s : "compiles")) {
-        Histogram h;
-        count(r.cubin, &h);
+        int wgmma = instructions(&r, GATE_HGMMA) + instructions(&r, GATE_HGMMA_SHARED);
+        int mma = instructions(&r, GATE_HMMA);
+        int loads = instructions(&r, GATE_UTMALDG), stores = instructions(&r, GATE_UTMASTG);
+        int local = instructions(&r, GATE_LDL) + instructions(&r, GATE_STL);
         if (hopper) {
-            report(clean(r.log) || to, "%s: spills, stack or serialised products:\n%s", c.p->name,
-                   r.log);
-            report(h.n[HGMMA_SS] + h.n[HGMMA_RS] == products, "%s: %d wgmma of %d", c.p->name,
-                   h.n[HGMMA_SS] + h.n[HGMMA_RS], products);
-            report(!strstr(r.log, "C75"), "%s: serialised products:\n%s", c.p->name, r.log);
-            report(h.n[UTMALDG] > 0 && h.n[UTMASTG] > 0, "%s: %d bulk loads, %d bulk stores",
-                   c.p->name, h.n[UTMALDG], h.n[UTMASTG]);
-            report((!h.n[LDL] && !h.n[STL]) || to, "%s: no local memory", c.p->name);
+            report(!ssd_gate_serialised(r.log), "%s: serialised products:\n%s", c.p->name, r.log);
+            report(wgmma == products, "%s: %d wgmma of %d", c.p->name, wgmma, products);
+            report(loads > 0 && stores > 0, "%s: %d bulk loads, %d bulk stores", c.p->name, loads,
+                   stores);
+            report(!local || to, "%s: %d accesses to local memory:\n%s", c.p->name, local, r.log);
         } else {
-            report(h.n[HMMA] > products && !h.n[UTMALDG], "%s %s: %d mma, %d bulk loads", c.p->name,
-                   arch, h.n[HMMA], h.n[UTMALDG]);
+            report(mma > products && !loads, "%s %s: %d mma, %d bulk loads", c.p->name, arch, mma,
+                   loads);
         }
     }
     ssd_text_free(&why);

@@ -166,6 +166,8 @@ static unsigned __float_as_uint(float v) { return bits_as<unsigned>(v); }
 static int __float_as_int(float v) { return bits_as<int>(v); }
 static float rsqrtf(float v) { return 1 / sqrtf(v); }
 static float __fdividef(float x, float y) { return x / y; }
+#define __sinf sinf // the C library has such names too
+#define __cosf cosf
 template <class T> static T __ldg(const T *p) { return *p; }
 template <class T> static T min(T x, T y) { return x < y ? x : y; }
 template <class T> static T max(T x, T y) { return x > y ? x : y; }
@@ -192,6 +194,7 @@ static float of_f16(Half h) {
 static Half to_f16(float v) {
     Half sign = (Half)(signbit(v) ? 0x8000 : 0);
     if (isnan(v)) return 0x7fff;
+    if (v == 0) return sign;
     if (fabsf(v) >= 65536) return (Half)(sign | 0x7c00);
     int exponent = 0;
     frexpf(v, &exponent); // of the leading bit: one less; -14 or more
@@ -266,13 +269,10 @@ static void emu_shared_read(Word &r, unsigned at) { memcpy(&r, at_shared(at, 4),
 template <class T> static void emu_shared_write(unsigned at, T v) {
     memcpy(at_shared(at, sizeof v), &v, sizeof v);
 }
-static void emu_copy_16(unsigned to, const void *from) {
-    memcpy(at_shared(to, 16), aligned(from, 16), 16);
-}
-static void emu_copy_4(unsigned to, const void *from, int bytes) {
-    unsigned char *at = at_shared(to, 4);
-    memset(at, 0, 4);
-    if (bytes) memcpy(at, aligned(from, 4), (size_t)bytes);
+static void emu_copy(unsigned to, const void *from, int bytes, int there) {
+    unsigned char *at = at_shared(to, (unsigned)bytes);
+    memset(at, 0, (size_t)bytes);
+    if (there) memcpy(at, aligned(from, (unsigned)bytes), (size_t)there);
 }
 
 // --- mbarriers: 8 bytes of shared memory --------------------------------------------------------

@@ -465,7 +465,7 @@ static const struct {
     {{{"A[u*2+v] : f32 @scalar", "A[u*2+v] : f32 @lane"}}, "`Av` lies in no registers"},
     {{{"s0 = load h0[b, u*2+h, p, n] : f32[p n] @acc(p n) in H0",
        "s0 = load h0[b, u*2+h, p, n] : f32[p n] @row(p n)"}},
-     "`s0` is no @acc, @frag, @lane or @scalar"},
+     "`s0` is no @acc, @frag, @lane, @cols or @scalar"},
     // Which op reads what.
     {{{"sb = copy s : bf16[p n] @frag(p n)", "sb = copy s : bf16[p n] @frag(n p)"}},
      "no copy goes from the layout of `s` to that of `sb`"},
@@ -494,6 +494,87 @@ static const struct {
       {"S0 = regs f32 32", "S0 = regs f32 32\n    S1 = regs f32 32"}},
      "the product `S9`, which reads `C_`, is under way"},
 };
+
+// Tiles computed by column and swapped, and what does not fit there.
+static const char cooked[] = "program cooked stratum 2\n"
+                             "axes j=64 k=16\n"
+                             "in x f16[64 16]\n"
+                             "in w f32[16]\n"
+                             "out y f32[64 16]\n"
+                             "kernel turn\n"
+                             "  ring a x1\n"
+                             "    slot X : f16[j k] @sw128(j k)\n"
+                             "    slot W : f32[k] @row(k)\n"
+                             "  role load warps 1\n"
+                             "    acquire a\n"
+                             "    fetch X <- x[j, k]\n"
+                             "    fetch W <- w[k]\n"
+                             "    publish a\n"
+                             "  role cook warps 4 regs 64\n"
+                             "    C0 = regs f32 4\n"
+                             "    C1 = regs f16 4\n"
+                             "    C2 = regs f16 4\n"
+                             "    C3 = regs f32 8\n"
+                             "    C4 = regs f32 8\n"
+                             "    await a\n"
+                             "    h = map {0.5*W + k} : f32[k] @cols(k) in C0\n"
+                             "    X1 = copy X : f16[j k] @frag(j k) in C1\n"
+                             "    X2 = swap X1 k adjacent : f16[j k] @frag(j k) in C2\n"
+                             "    v = map {X1*h + X2} : f32[j k] @acc(j k) in C3\n"
+                             "    v2 = swap v k halves : f32[j k] @acc(j k) in C4\n"
+                             "    store y[j, k] = v2 + h\n"
+                             "    release a\n";
+
+static void test_cooked(void) {
+    static const struct {
+        Swap swap;
+        const char *want;
+    } bad[] = {
+        {{"@frag(j k) in C2", "@frag(j k) in C1"}, "a swap does not go in place"},
+        {{"swap v k halves", "swap v j halves"}, "a swap goes along columns"},
+        {{"swap X1 k adjacent : f16[j k] @frag(j k) in C2",
+          "swap X k adjacent : f16[j k] @frag(j k) in C2"},
+         "`X2` lies otherwise than `X`"},
+        {{"C0 = regs f32 4", "C0 = regs f32 3"}, "`h` takes 4 registers, `C0` has 3"},
+        {{"cook warps 4", "cook warps 1"}, "@cols is for a role of 4 warps"},
+        {{"h = map {0.5*W + k}", "h = map {0.5*W + j}"}, "the axes of `h` are [k j]"},
+    };
+    Arena a = {0};
+    Text out = {0}, why = {0};
+    Prog *p = parse(&a, cooked, &why);
+    if (!CHECK(p)) printf("%s", why.s);
+    if (!p) return;
+    ssd_tile_print(p, &out);
+    CHECK_SAME(out.s, cooked);
+    u64 state = 9;
+    double x[64][16], w[16], y[64][16], worst = 0;
+    Array tensor[] = {{0},
+                      {.rank = 2, .dims = {64, 16}, .v = x[0]},
+                      {.rank = 1, .dims = {16}, .v = w},
+                      {.rank = 2, .dims = {64, 16}, .v = y[0]}};
+    noise(x[0], 64 * 16, &state), noise(w, 16, &state);
+    TileRun run = {.seed = 3, .tensor = tensor};
+    if (!CHECK(ssd_tile_interp(p, &a, &run, &why))) printf("%s\n", why.s);
+    for (int j = 0; j < 64; j++)
+        for (int k = 0; k < 16; k++) {
+            int from = k < 8 ? k + 8 : k - 8;
+            double turned = from % 2 ? x[j][from - 1] : -x[j][from + 1],
+                   v = x[j][from] * (0.5 * w[from] + from) + turned,
+                   want = (k < 8 ? -v : v) + 0.5 * w[k] + k;
+            worst = fmax(worst, fabs(y[j][k] - want));
+        }
+    CHECK(worst < BOUND);
+    for (size_t i = 0; i < COUNTOF(bad); i++) {
+        char *text = replace(&a, ssd_arena_dup(&a, cooked, strlen(cooked)), bad[i].swap.from,
+                             bad[i].swap.to);
+        Text found = {0};
+        CHECK(!parse(&a, text, &found));
+        CHECK_HOLDS(found.s ? found.s : "", bad[i].want);
+        ssd_text_free(&found);
+    }
+    ssd_text_free(&out), ssd_text_free(&why);
+    ssd_arena_free(&a);
+}
 
 static void test_refused(void) {
     for (size_t i = 0; i < COUNTOF(refused); i++) {
@@ -663,6 +744,7 @@ static void test_hostile(void) {
 int main(void) {
     test_text();
     test_more_text();
+    test_cooked();
     test_sizes();
     static const i64 lengths[] = {1, 63, 64, 65, 200};
     for (size_t i = 0; i < COUNTOF(lengths); i++) test_meaning(false, lengths[i], 20);

@@ -27,7 +27,7 @@ static const char spec[] =
     "let:\n  delta: softplus(dt)\n"
     "ssd: {query: C, key: B, value: delta * x, log_decay: -exp(A_log) * delta, initial_state: h0, "
     "final_state: hT}\n"
-    "outputs: {y: 'bf16[b, t, h, p] = ssd'}\nmodes: [forward]\n";
+    "outputs: {y: 'bf16[b, t, h, p] = ssd'}\nmodes: [forward, step]\n";
 
 // In stages: what heads share lies in a workspace.
 static const char schedule[] = "form=chunked q=32 hoist=1";
@@ -100,6 +100,90 @@ static void graph(Fixture *f) {
     if (exec) api->GraphExecDestroy(exec);
     if (captured) api->GraphDestroy(captured);
     ssd_mirror_close(&m);
+}
+
+// --- Steps --------------------------------------------------------------------------------------
+// Each reads what the one in front of it wrote, its y and its state; with early=1 it is launched
+// before that has ended.
+enum { STEPS = 20, BATCH = 512 };
+typedef enum Way { ONE_BY_ONE, ON_A_STREAM, IN_A_GRAPH, WAYS } Way;
+
+static int arg_named(const Fixture *f, const char *name) {
+    for (int i = 0; i < f->n; i++)
+        if (!strcmp(f->args[i].name, name)) return i;
+    return 0;
+}
+
+static ssd_status all_steps(Mirror *m, int x, int y, bool wait) {
+    ssd_status s = SSD_OK;
+    for (int i = 0; !s && i < STEPS; i++) {
+        s = ssd_mirror_launch(m);
+        if (!s && wait && m->api->StreamSynchronize(m->stream)) s = SSD_DEVICE;
+        void *data = m->args[x].tensor.data;
+        m->args[x].tensor.data = m->args[y].tensor.data;
+        m->args[y].tensor.data = data;
+    }
+    return s;
+}
+
+static bool go(Mirror *m, int x, int y, Way way) {
+    const CudaApi *api = m->api;
+    CuHandle captured = NULL, exec = NULL;
+    if (way != IN_A_GRAPH)
+        return !all_steps(m, x, y, way == ONE_BY_ONE) && !api->StreamSynchronize(m->stream);
+    bool ok = !api->StreamBeginCapture(m->stream, 0) && !all_steps(m, x, y, false);
+    ok = !api->StreamEndCapture(m->stream, &captured) && ok &&
+         !api->GraphInstantiate(&exec, captured, 0) && !api->GraphLaunch(exec, m->stream) &&
+         !api->StreamSynchronize(m->stream);
+    if (exec) api->GraphExecDestroy(exec);
+    if (captured) api->GraphDestroy(captured);
+    return ok;
+}
+
+static void compare_ways(const Fixture *f) {
+    static const char *const names[] = {"one by one", "on a stream", "in a graph"};
+    int x = arg_named(f, "x"), y = arg_named(f, "y"), h = arg_named(f, "h0");
+    const int look[] = {x, y, h};
+    void *first[3] = {0};
+    for (Way way = 0; way < WAYS; way++) {
+        Mirror m;
+        if (!check(ssd_mirror_open(&m, f->kernel, f->args, f->n) == SSD_OK, "memory")) break;
+        check(go(&m, x, y, way), names[way]);
+        bool same = true;
+        for (int i = 0; i < 3; i++) {
+            size_t bytes =
+                ssd_host_find(i == 1 ? &f->t.out : &f->t.in, f->args[look[i]].name)->bytes;
+            u16 *got = malloc(bytes);
+            m.api->MemcpyDtoH(got, (CuPtr)(uintptr_t)m.args[look[i]].tensor.data, bytes);
+            same &= way == 0 || !memcmp(got, first[i], bytes);
+            for (size_t k = 0; i < 2 && k < bytes / 2; k++) // bf16: neither NaN nor Inf
+                same &= (got[k] & 0x7f80) != 0x7f80;
+            if (way == 0)
+                first[i] = got;
+            else
+                free(got);
+        }
+        check(same, way ? "steps that follow at once give the bits of steps that wait" : "steps");
+        ssd_mirror_close(&m);
+    }
+    for (int i = 0; i < 3; i++) free(first[i]);
+}
+
+static void steps(ssd_context *ctx, const char *chosen) {
+    Fixture f = {.ctx = ctx};
+    Text why = {0};
+    TrialOptions to = {.spec = spec, .mode = "step", .sizes = {.b = BATCH, .t = 1, .s = -1}};
+    ssd_compile_options o = {.spec = spec, .target = "cuda", .mode = "step", .schedule = chosen};
+    if (!check(ssd_trial_open(&f.t, &to, &why) == SSD_OK, "inputs of a step"))
+        printf("%s\n", why.s);
+    if (check(ssd_compile(ctx, &o, &f.kernel) == SSD_OK, "a step")) {
+        bind(&f);
+        f.args[arg_named(&f, "hT")].tensor.data = f.args[arg_named(&f, "h0")].tensor.data;
+        compare_ways(&f);
+    }
+    ssd_kernel_destroy(f.kernel);
+    ssd_trial_close(&f.t);
+    ssd_text_free(&why);
 }
 
 static void wrong_memory(Fixture *f) {
@@ -240,6 +324,8 @@ int main(void) {
             other_target(&f);
             threads(&f);
             again(&f);
+            steps(f.ctx, NULL);
+            steps(f.ctx, "early=1");
             failing(&f);
         }
     }

@@ -23,6 +23,9 @@ SAME(CU_POINTER_MEMORY_TYPE, CU_POINTER_ATTRIBUTE_MEMORY_TYPE);
 SAME(CU_STREAM_APART, CU_STREAM_NON_BLOCKING);
 SAME(CU_CAPTURE_THREAD_LOCAL, CU_STREAM_CAPTURE_MODE_THREAD_LOCAL);
 SAME(2, CU_MEMORYTYPE_DEVICE);
+#if CUDA_VERSION >= 12000
+SAME(CU_LAUNCH_EARLY, CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION);
+#endif
 SAME(CU_MAP_I32, CU_TENSOR_MAP_DATA_TYPE_INT32);
 SAME(CU_MAP_F16, CU_TENSOR_MAP_DATA_TYPE_FLOAT16);
 SAME(CU_MAP_F32, CU_TENSOR_MAP_DATA_TYPE_FLOAT32);
@@ -37,6 +40,12 @@ SAME(0, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
 SIZE(CuPtr, CUdeviceptr);
 SIZE(CuHandle, CUcontext);
 SIZE(CuTensorMap, CUtensorMap);
+SIZE(CuLaunch, CUlaunchConfig);
+SIZE(CuLaunchAttribute, CUlaunchAttribute);
+SAME(offsetof(CuLaunch, stream), offsetof(CUlaunchConfig, hStream));
+SAME(offsetof(CuLaunch, attributes), offsetof(CUlaunchConfig, attrs));
+SAME(offsetof(CuLaunch, n_attributes), offsetof(CUlaunchConfig, numAttrs));
+SAME(offsetof(CuLaunchAttribute, value), offsetof(CUlaunchAttribute, value));
 SIZE(int, CUresult);
 SIZE(int, CUdevice);
 SIZE(int, CUdevice_attribute);

@@ -126,7 +126,7 @@ static const char cuda_sample[] = "ssdc-artifact 1\n"
                                   "takes 2 0 3\n"
                                   "map 1 swizzle 128 box 64 1 1\n"
                                   "map 0 swizzle 0 box 256 8\n"
-                                  "kernel idle 1 0 32\n"
+                                  "kernel idle 1 0 32 early\n"
                                   "takes\n"
                                   "plan always\n"
                                   "kernel all b 0 1024\n"
@@ -144,6 +144,7 @@ static void cuda_round_trip(void) {
     CHECK(k[0].maps[0].rank == 3 && k[0].maps[0].box[0] == 64 && k[0].maps[0].box[2] == 1);
     CHECK(k[0].maps[1].rank == 2 && !k[0].maps[1].swizzle && k[0].maps[1].box[0] == 256);
     CHECK(k[1].threads == 32 && k[1].n_takes == 0 && k[1].n_maps == 0);
+    CHECK(!k[0].early && k[1].early);
     const int rank[] = {3, 3, 2}; // maps come first, and the whole is a multiple of 64
     CHECK(ssd_artifact_arg_bytes(rank, 3, 1, 0) == 8 * (3 + 1 + 16));
     CHECK(ssd_artifact_arg_bytes(rank, 3, 1, 2) == 256 + 192);
@@ -258,6 +259,7 @@ static void cuda_refused(void) {
     } cases[] = {
         {"kernel all", "kernel all b 0", "expected 'kernel SYMBOL BLOCKS SHARED THREADS'"},
         {"kernel all", "kernel all b 0 32 1", "expected 'kernel SYMBOL BLOCKS SHARED THREADS'"},
+        {"kernel all", "kernel all b 0 32 soon", "expected 'kernel SYMBOL BLOCKS SHARED THREADS"},
         {"kernel all", "kernel all b 0 0", "bad number of threads '0'"},
         {"kernel all", "kernel all b 0 48", "bad number of threads '48'"},
         {"kernel all", "kernel all b 0 1056", "bad number of threads '1056'"},

@@ -464,6 +464,36 @@ static void expect_launch(ssd_kernel *k, Case *c, ssd_status want, const char *m
     if (s != want) printf("  %s: %s\n", ssd_status_name(s), ssd_last_error());
 }
 
+// A kernel that waits by itself is launched early where the driver can: not before CUDA 12.3, by
+// its version or by what it exports.
+static void expect_state(const char *line_of_log) {
+    static char early[sizeof toy_text + 16];
+    static const char line[] = "kernel state b 1024 32";
+    const char *at = strstr(toy_text, line);
+    snprintf(early, sizeof early, "%.*s%s early%s", (int)(at - toy_text), toy_text, line,
+             at + sizeof line - 1);
+    text = early;
+    ssd_context *ctx = new_context("");
+    ssd_kernel *k = toy(ctx);
+    Case c;
+    if (!k) return;
+    on_launch(watch);
+    fill(&c);
+    CHECK(ssd_kernel_workspace(k, c.arg, 4, &c.ws_bytes) == SSD_OK);
+    log_clear();
+    CHECK(launch(k, &c, NULL) == SSD_OK);
+    CHECK_HOLDS(log_of(), "launch second 8 1 1, 128 1 1, 0\n");
+    CHECK_HOLDS(log_of(), line_of_log);
+    const i64 words[] = {(i64)c.h0, (i64)c.h0, B, T, 3, 1, B, 3, 3, 1, B, 3};
+    CHECK(!memcmp(seen[2], words, sizeof words));
+    drop(&c);
+    ssd_kernel_destroy(k);
+    ssd_context_destroy(ctx);
+    text = toy_text;
+}
+static void early(void) { expect_state("launch state 2 1 1, 32 1 1, 1024 early\n"); }
+static void not_early(void) { expect_state("launch state 2 1 1, 32 1 1, 1024\n"); }
+
 static void launch_faults(void) {
     ssd_context *ctx = new_context("");
     ssd_kernel *k = toy(ctx);
@@ -808,6 +838,9 @@ static const struct {
     {"old driver", old_driver, "sm=80 version=12040 cuModuleLoadDataEx=222"},
     {"no context", no_context, "sm=80 cuDevicePrimaryCtxRetain=2"},
     {"launches", launches, "sm=80"},
+    {"early launches", early, "sm=80 version=12030"},
+    {"too old for early launches", not_early, "sm=80 version=12020"},
+    {"no early launches", not_early, "sm=80", OLD_CUDA_LIBRARY},
     {"launch faults", launch_faults, "sm=80"},
     {"host memory", host_memory_is_fine, "sm=80 reads_host=1"},
     {"tensor maps", maps, "sm=90"},

@@ -1,0 +1,278 @@
+// SPDX-License-Identifier: Apache-2.0
+// Fetch and send: tiles between tensors and slots, by bulk copies (TMA) where a tensor map can be
+// made, else by the threads of the role.
+//
+//     if (args.maps_made >> 0 & 1) {
+//         if (lane == 0) {
+//             bulk_expect(in.full(), 8192);
+//             bulk_load(x_, &args.map[0], in.full(), 0, u, c*64, b);
+//         }
+//     } else {
+//         fetch_tile<64, 64, 1, 32>(x_, lane, [&](int row) { return part(x.spot(b, c*64, u, 0),
+//             x.stride[1], x.stride[3], -(c*64), (int)x.dim[1] - c*64, 0, 64); });
+//     }
+#include "cuda_emit.h"
+#include "../ir/nest.h"
+
+static const TVal *val(const Cuda *c, Val v) { return &c->p->vals.v[v]; }
+static const Expr *ex(const Cuda *c, Ex e) { return &c->p->exs.v[e]; }
+static bool is_sw128(const Cuda *c, Val v) { return val(c, v)->lay.space == SP_SW128; }
+static int role_threads(const Cuda *c) { return c->role->warps * 32; }
+static const char *thread(const Cuda *c) { return c->role->warps == 1 ? "lane" : "thread"; }
+static const char *plus(Cuda *c, const char *base, i64 n) {
+    return n ? ssd_arena_printf(c->a, "%s + %lld", base, (long long)n) : base;
+}
+
+typedef void OpVisit(Cuda *c, const TOp *o, void *to);
+static void each_op(Cuda *c, const TBlock *b, OpVisit *visit, void *to) {
+    for (const TOp *o = b->first; o; o = o->next) {
+        visit(c, o, to);
+        each_op(c, &o->body, visit, to);
+    }
+}
+
+// --- Tiles that move ----------------------------------------------------------------------------
+static const char *place_of_tile(Cuda *c, Val tile) {
+    return c->place[ssd_timed_slot_ring(c->p, c->k, tile)->out];
+}
+
+typedef struct Move {     // a tile that is fetched or sent
+    u8 n, ax[6];          // its axes, less the one at a fixed index
+    i64 size[6], leading; // and how many tiles of two axes follow each other
+    const char *tile;
+} Move;
+
+static Move move_of(Cuda *c, const TOp *o) {
+    const CudaView *v = ssd_cuda_view_of(c, o->a);
+    Move m = {.leading = 1, .tile = ssd_cuda_tile(c, v, o->ax[0], o->e)};
+    for (int i = 0; i < v->n; i++)
+        if (v->ax[i] != o->ax[0]) m.ax[m.n] = v->ax[i], m.size[m.n++] = ssd_cuda_size(c, v->ax[i]);
+    for (int i = 0; i + 2 < m.n; i++) m.leading *= m.size[i];
+    return m;
+}
+
+// --- By threads ---------------------------------------------------------------------------------
+// Indices of a tile's leading axes, whose rows are counted through by `row`.
+static const char *leading(Cuda *c, const Move *m) {
+    const char *lines = "";
+    i64 below = m->n > 1 ? m->size[m->n - 2] : 1;
+    for (int i = m->n - 3; i >= 0; i--) {
+        const char *part = ssd_arena_printf(c->a, "row / %lld", (long long)below);
+        if (i) part = ssd_arena_printf(c->a, "%s %% %lld", part, (long long)m->size[i]);
+        lines = ssd_arena_printf(c->a, "%sconst int %s = %s; ", lines, c->axis[m->ax[i]], part);
+        below *= m->size[i];
+    }
+    return lines;
+}
+
+// `[&](int j, int n) { return C.at<2>(b, c*64 + j, 0, n); }`
+static const char *element(Cuda *c, const TOp *o, const Move *m) {
+    const char *lines = leading(c, m), *row = "row", *column = m->n ? c->axis[m->ax[m->n - 1]] : "";
+    if (m->n == 2) row = c->axis[m->ax[0]];
+    if (m->n > 2)
+        lines = ssd_arena_printf(c->a, "%sconst int %s = row %% %lld; ", lines,
+                                 c->axis[m->ax[m->n - 2]], (long long)m->size[m->n - 2]);
+    const char *at = ssd_cuda_element(c, o, "at", NULL);
+    if (o->when) at = ssd_arena_printf(c->a, "%s ? %s : nullptr", ssd_cuda_factor(c, o->when), at);
+    return ssd_arena_printf(c->a, "[&](int %s, int %s) { %sreturn %s; }", m->n > 1 ? row : "",
+                            column, lines, at);
+}
+
+// An index where the tile's rows and columns begin.
+static const char *origin(Cuda *c, Ex e, u8 row, u8 column) {
+    const Expr *x = ex(c, e);
+    for (int i = 0; x->kind == EX_FN && x->fn == FN_ADD && i < 2; i++) {
+        const Expr *y = ex(c, x->arg[i]);
+        if (y->kind == EX_AXIS && (y->axis == row || y->axis == column))
+            return ssd_cuda_ex(c, x->arg[1 - i]);
+    }
+    const char *r = c->axis[row], *k = c->axis[column];
+    c->axis[row] = c->axis[column] = "0";
+    const char *s = ssd_cuda_ex(c, e);
+    c->axis[row] = r, c->axis[column] = k;
+    return s;
+}
+
+// Which of the tile's rows (or columns) are in the tensor: `, -(c*64), (int)x.dim[1] - (c*64)`.
+// NULL: it cannot be said so.
+static const char *extent(Cuda *c, const TOp *o, u8 axis, u8 other) {
+    const char *all = NULL;
+    for (int d = 0; d < o->nidx; d++) {
+        i64 coef[256] = {0};
+        if (!ssd_cuda_ex_has(c, o->idx[d], axis) || ssd_cuda_in_range(c, o, d)) continue;
+        if (all || ssd_cuda_ex_has(c, o->idx[d], other)) return NULL;
+        if (!ssd_nest_affine(c->p, o->idx[d], coef) || coef[axis] != 1) return NULL;
+        const char *at = origin(c, o->idx[d], axis, other), *tensor = c->tensor[o->tensor];
+        all = strcmp(at, "0")
+                  ? ssd_arena_printf(c->a, "-(%s), (int)%s.dim[%d] - (%s)", at, tensor, d, at)
+                  : ssd_arena_printf(c->a, "0, (int)%s.dim[%d]", tensor, d);
+    }
+    return all ? all : ssd_arena_printf(c->a, "0, %lld", (long long)ssd_cuda_size(c, axis));
+}
+
+// `[&](int row) { return part(..); }`, where rows, and columns, are in the tensor from one on to
+// another and lie in equal steps. NULL: it is not so.
+static const char *part(Cuda *c, const TOp *o, const Move *m) {
+    if (m->n < 2) return NULL;
+    u8 row = m->ax[m->n - 2], column = m->ax[m->n - 1];
+    if (o->when && (ssd_cuda_ex_has(c, o->when, row) || ssd_cuda_ex_has(c, o->when, column)))
+        return NULL;
+    for (int d = 0; d < o->nidx; d++) {
+        const Ex e = o->idx[d];
+        bool along = ssd_cuda_ex_has(c, e, row) || ssd_cuda_ex_has(c, e, column);
+        if (!along && !ssd_cuda_in_range(c, o, d)) return NULL;
+    }
+    const char *down = ssd_cuda_step(c, o, row), *across = ssd_cuda_step(c, o, column),
+               *rows = extent(c, o, row, column), *columns = extent(c, o, column, row), *spot = "";
+    if (!down || !across || !rows || !columns) return NULL;
+    for (int d = 0; d < o->nidx; d++)
+        spot = ssd_arena_printf(c->a, "%s%s%s", spot, d ? ", " : "",
+                                origin(c, o->idx[d], row, column));
+    const char *lines = leading(c, m), *none = "";
+    if (o->when)
+        none = ssd_arena_printf(c->a, "if (!%s) return part(%s.data, 0, 0, 0, 0, 0, 0); ",
+                                ssd_cuda_factor(c, o->when), c->tensor[o->tensor]);
+    return ssd_arena_printf(c->a, "[&](int%s) { %s%sreturn part(%s.spot(%s), %s, %s, %s, %s); }",
+                            *lines ? " row" : "", lines, none, c->tensor[o->tensor], spot, down,
+                            across, rows, columns);
+}
+
+static void copy_by_threads(Cuda *c, const TOp *o, const Move *m) {
+    Val base = ssd_cuda_view_of(c, o->a)->base;
+    i64 columns = m->n ? m->size[m->n - 1] : 1, rows = m->n > 1 ? m->size[m->n - 2] : 1;
+    if (!is_sw128(c, base)) {
+        bool pieces = !o->when || !m->n || !ssd_cuda_ex_has(c, o->when, m->ax[m->n - 1]);
+        ssd_cuda_line(c, "fetch_rows<%lld, %lld, %d, %s>(%s, %s, %s);",
+                      (long long)(rows * m->leading), (long long)columns, role_threads(c),
+                      pieces ? "true" : "false", m->tile, thread(c), element(c, o, m));
+        return;
+    }
+    const char *whole = part(c, o, m), *own = "";
+    if (whole && o->op == TOP_SEND)
+        own = ssd_cuda_sends_own(c, ssd_timed_slot_ring(c->p, c->k, base)) ? ", true" : ", false";
+    ssd_cuda_line(c, "%s_%s<%lld, %lld, %lld, %d%s>(%s, %s, %s);",
+                  o->op == TOP_SEND ? "send" : "fetch", whole ? "tile" : "elements",
+                  (long long)rows, (long long)columns, (long long)m->leading, role_threads(c), own,
+                  m->tile, thread(c), whole ? whole : element(c, o, m));
+}
+
+// Does a role send nothing of the ring but what each warp wrote itself? A warp writes 16 rows of
+// each 64 of a register tile, which are columns of the slot's tile then.
+typedef struct Sent {
+    const TOp *ring;
+    bool own;
+} Sent;
+static void note_sent(Cuda *c, const TOp *o, void *to) {
+    Sent *s = to;
+    if (o->op != TOP_INTO && o->op != TOP_SEND) return;
+    Val base = ssd_timed_base(c->p, c->k, o->a);
+    const TVal *tile = val(c, base);
+    if (ssd_timed_slot_ring(c->p, c->k, base) != s->ring) return;
+    if (o->op == TOP_INTO) {
+        const TVal *from = ssd_cuda_frag_shape(c, o->e2);
+        s->own &= from && from->lay.ax[0] == tile->ax[tile->naxes - 1];
+    } else {
+        Move m = move_of(c, o);
+        s->own &= part(c, o, &m) != NULL;
+    }
+}
+bool ssd_cuda_sends_own(Cuda *c, const TOp *ring) {
+    Sent s = {ring, !c->m->wgmma && c->role->warps == 4};
+    each_op(c, &c->role->body, note_sent, &s);
+    return s.own;
+}
+
+// What threads may copy into a ring's slots, for want of tensor maps.
+typedef struct Copies {
+    const TOp *ring;
+    u32 maps;         // that would spare them
+    bool any, always; // whatever maps there are
+} Copies;
+static void note_copies(Cuda *c, const TOp *o, void *to) {
+    Copies *k = to;
+    ArtMap m;
+    int dim_of[6];
+    if (o->op != TOP_FETCH) return;
+    if (ssd_timed_slot_ring(c->p, c->k, ssd_timed_base(c->p, c->k, o->a)) != k->ring) return;
+    k->any = true;
+    if (!ssd_cuda_map(c, o, &m, dim_of) || o->when)
+        k->always = true;
+    else
+        k->maps |= 1u << ssd_cuda_map_number(c, &m);
+}
+void ssd_cuda_where_copied(Cuda *c, const TOp *ring, const char *statement) {
+    Copies k = {.ring = ring};
+    each_op(c, &c->k->body, note_copies, &k);
+    if (k.always)
+        ssd_cuda_line(c, "%s", statement);
+    else if (k.any)
+        ssd_cuda_line(c, "if ((args.maps_made & %u) != %u) %s", k.maps, k.maps, statement);
+}
+
+// --- By bulk copies -----------------------------------------------------------------------------
+// One copy a box: a panel of a tile.
+static void boxes(Cuda *c, const TOp *o, const Move *m, const int *dim_of, int map) {
+    bool sw128 = is_sw128(c, ssd_cuda_view_of(c, o->a)->base), sends = o->op == TOP_SEND;
+    i64 panels = sw128 ? (m->size[m->n - 1] + 63) / 64 : 1,
+        panel = sw128 ? m->size[m->n - 2] * 128 : 0;
+    const char *tile = m->tile;
+    i64 step = panels * panel; // from tile to tile
+    int open = 0;
+    for (int i = m->n - 3; sw128 && i >= 0; i--) {
+        if (m->size[i] == 1) continue;
+        tile = ssd_arena_printf(c->a, "%s + %s*%lld", tile, c->axis[m->ax[i]], (long long)step);
+        step *= m->size[i];
+    }
+    for (int i = 0; sw128 && i + 2 < m->n; i++)
+        if (m->size[i] > 1) {
+            const char *x = c->axis[m->ax[i]];
+            ssd_cuda_open(c, "for (int %s = 0; %s < %lld; %s++)", x, x, (long long)m->size[i], x);
+            open++;
+        }
+    for (int i = 0; i < panels; i++) {
+        const char *to =
+            plus(c, sw128 ? tile : ssd_arena_printf(c->a, "shared_address(%s)", tile), i * panel);
+        const char *at = ssd_cuda_coords(c, o, dim_of, i);
+        if (sends)
+            ssd_cuda_line(c, "bulk_store(&args.map[%d], %s, %s);", map, to, at);
+        else
+            ssd_cuda_line(c, "bulk_load(%s, &args.map[%d], %s.full(), %s);", to, map,
+                          place_of_tile(c, ssd_cuda_view_of(c, o->a)->base), at);
+    }
+    while (open--) ssd_cuda_close(c);
+}
+
+static i64 landing_bytes(Cuda *c, const TOp *o, const Move *m) {
+    Val base = ssd_cuda_view_of(c, o->a)->base;
+    i64 bytes = (i64)ssd_dtype_size((ssd_dtype)val(c, base)->dtype);
+    bool sw128 = is_sw128(c, base);
+    for (int i = 0; i < m->n; i++)
+        bytes *= sw128 && i == m->n - 1 ? (m->size[i] + 63) / 64 * 64 : m->size[i];
+    return bytes;
+}
+
+void ssd_cuda_move(Cuda *c, const TOp *o) {
+    ArtMap map;
+    int dim_of[6];
+    Move m = move_of(c, o);
+    if (!ssd_cuda_map(c, o, &map, dim_of)) {
+        copy_by_threads(c, o, &m);
+        return;
+    }
+    int n = ssd_cuda_map_number(c, &map);
+    const char *when = o->when ? ssd_arena_printf(c->a, " && %s", ssd_cuda_factor(c, o->when)) : "";
+    ssd_cuda_open(c, "if (%sargs.maps_made >> %d & 1%s%s)", *when ? "(" : "", n, *when ? ")" : "",
+                  when);
+    ssd_cuda_open(c, "if (%s == 0)", thread(c));
+    if (o->op == TOP_FETCH)
+        ssd_cuda_line(c, "bulk_expect(%s.full(), %lld);",
+                      place_of_tile(c, ssd_cuda_view_of(c, o->a)->base),
+                      (long long)landing_bytes(c, o, &m));
+    boxes(c, o, &m, dim_of, n);
+    if (o->op == TOP_SEND) ssd_cuda_line(c, "bulk_commit();");
+    ssd_cuda_close(c);
+    c->indent--;
+    ssd_cuda_open(c, "} else");
+    copy_by_threads(c, o, &m);
+    ssd_cuda_close(c);
+}
