@@ -1,20 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
-// Generated CUDA without a GPU: what the text of a small program says; that schedules which exceed
-// a block's shared memory are refused or replaced; and, when NVRTC is found, that the zoo compiles
-// for every architecture without a stack frame, a spilled register or more shared memory than a
-// block may have.
-//   cuda_test [-v] [--all] [SPEC..]     every spec for sm_90a, some for the others; --all: all for
-//   all, every form
-// Skips the compiler's part with a line that says why when there is no NVRTC.
+// Generated CUDA without a GPU. What the text of a small program says; that schedules which exceed
+// a block's shared memory are refused or replaced. And, where NVRTC is, the gate: what it makes of
+// the zoo has no stack frame, no spilled register, no product that waits for the one before, no
+// more shared memory than a block may have, and the instructions that the text claims.
+//   cuda_test [-v] [--forms] [ARCH..] [SPEC..]
+// Without ARCH or SPEC the text only; ARCH alone: the zoo; SPEC alone: for every ARCH of the gate.
+// --forms: every form too, not only the chosen one.
 #include "../../codegen/cuda.h"
 #include "../../codegen/nvrtc.h"
 #include "../../frontend/compile.h"
+#include "../../ir/timed.h"
 #include "../../runtime/device_cuda.h"
+#include "gate.h"
 
 #include <glob.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
+
+#define CORE SOURCE_DIR "/specs/mamba2-core.yaml"
 
 static int passed, failed;
 static bool verbose;
@@ -51,13 +56,14 @@ static char *read_file(const char *path) {
 
 // --- One program --------------------------------------------------------------------------------
 typedef struct Job {
-    const char *path, *arch, *mode, *schedule;
+    const char *path, *arch, *mode, *schedule, *dims;
 } Job;
 
 static ssd_status lower(Arena *a, const Job *j, Compiled *out) {
     char *spec = read_file(j->path);
     ssd_compile_options o = {.spec = spec,
                              .spec_name = j->path,
+                             .dims = j->dims,
                              .mode = j->mode,
                              .target = j->arch,
                              .schedule = j->schedule};
@@ -71,48 +77,99 @@ static const char *base(const char *path) {
     return strrchr(path, '/') ? strrchr(path, '/') + 1 : path;
 }
 
-// The compiler's log as a gate: every kernel has a line of its stack and spills, all of them zero.
-static bool clean(const char *log, int kernels) {
-    int seen = 0;
-    for (const char *s = log; (s = strstr(s, "bytes stack frame")); s++, seen++)
-        if (strncmp(s - 2, "0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads", 62))
-            return false;
-    return seen == kernels && !strstr(log, "C75");
+// What the text of a kernel of roles claims, and the instructions that show it.
+static const struct {
+    const char *text, *name;
+    GateOpcode either, other;
+} claims[] = {
+    {"wgmma_n", "HGMMA", GATE_HGMMA, GATE_HGMMA_SHARED},
+    {"mma_step<", "HMMA", GATE_HMMA, GATE_HMMA},
+    {"bulk_load(", "UTMALDG", GATE_UTMALDG, GATE_UTMALDG},
+    {"bulk_store(", "UTMASTG", GATE_UTMASTG, GATE_UTMASTG},
+};
+
+// The text of one kernel, from its argument's struct to the next one's.
+static const char *kernel_text(Arena *a, const char *source, const char *kernel) {
+    const char *s = strstr(source, ssd_arena_printf(a, "\nstruct %s_args {", kernel));
+    if (!s) return NULL;
+    const char *end = strstr(s + 1, "\nstruct ");
+    return end ? ssd_arena_dup(a, s, (size_t)(end - s)) : s;
+}
+
+static void instructions(Arena *a, const char *what, const char *source, const NvrtcResult *r,
+                         const char *kernel) {
+    const char *text = kernel_text(a, source, kernel);
+    if (!report(text != NULL, "%s: kernel %s has a text", what, kernel)) return;
+    for (size_t i = 0; i < COUNTOF(claims); i++) {
+        int n = ssd_gate_count(r->cubin, kernel, claims[i].either) +
+                ssd_gate_count(r->cubin, kernel, claims[i].other);
+        bool claimed = strstr(text, claims[i].text) != NULL;
+        report(claimed == (n > 0), "%s: kernel %s has %d %s, its text %s%s", what, kernel, n,
+               claims[i].name, claimed ? "" : "no ", claims[i].text);
+    }
+    int local =
+        ssd_gate_count(r->cubin, kernel, GATE_LDL) + ssd_gate_count(r->cubin, kernel, GATE_STL);
+    report(!local, "%s: kernel %s has %d accesses to local memory", what, kernel, local);
+}
+
+// One kernel's line in the log. `shared`: what its launch will ask for.
+static void resources(const char *what, const char *log, const char *kernel, i64 shared,
+                      const char *arch) {
+    GateFacts f;
+    i64 most = 0;
+    for (int i = 0; i < ssd_cuda_arch_count; i++)
+        if (!strcmp(ssd_cuda_archs[i].name, arch)) most = ssd_cuda_archs[i].shared_block;
+    if (!report(ssd_gate_facts(log, kernel, &f), "%s: %s is in the log:\n%s", what, kernel, log))
+        return;
+    report(!f.stack && !f.spill_stores && !f.spill_loads,
+           "%s: %s has a stack frame of %d bytes, spills %d bytes, reloads %d", what, kernel,
+           f.stack, f.spill_stores, f.spill_loads);
+    report(shared + f.shared <= most, "%s: %s has %lld bytes of shared memory of %lld", what,
+           kernel, (long long)shared + f.shared, (long long)most);
+}
+
+static void gate(Arena *a, const char *what, const Job *j, const Prog *p, const Machine *m) {
+    i64 *shared = NEWN(a, i64, p->kernels.n);
+    Text source = {0}, why = {0};
+    NvrtcResult r;
+    ssd_cuda_source(p, m, shared, &source);
+    if (!report(ssd_nvrtc_compile(a, source.s, p->name, j->arch, &r, &why), "%s: %s", what,
+                why.s ? why.s : "compiles"))
+        goto done;
+    report(!ssd_gate_serialised(r.log), "%s: serialised products:\n%s", what, r.log);
+    for (u32 i = 0; i < p->kernels.n; i++) {
+        const TKernel *k = &p->kernels.v[i];
+        resources(what, r.log, k->name, shared[i], j->arch);
+        if (ssd_cuda_dense(p))
+            resources(what, r.log, ssd_cuda_dense_name(a, k), shared[i], j->arch);
+        if (ssd_timed_kernel(p, k)) instructions(a, what, source.s, &r, k->name);
+    }
+done:
+    ssd_text_free(&source);
+    ssd_text_free(&why);
 }
 
 static void compile(const Job *j) {
     Arena a = {0};
     Compiled c;
-    Text source = {0}, why = {0};
-    const char *name = base(j->path), *form = j->schedule ? j->schedule : "auto";
+    Text why = {0};
+    const char *what = ssd_arena_printf(&a, "%s %s %s %s %s", base(j->path), j->arch, j->mode,
+                                        j->schedule ? j->schedule : "", j->dims ? j->dims : "");
     ssd_status st = lower(&a, j, &c);
     if (st) {
         bool refused = st == SSD_UNSUPPORTED && (j->schedule || strstr(ssd_last_error(), "modes"));
-        report(refused, "%s %s %s %s: %s", name, j->arch, j->mode, form, ssd_last_error());
-        ssd_arena_free(&a);
-        return;
+        report(refused, "%s: %s", what, ssd_last_error());
+    } else {
+        report(ssd_tile_verify(c.unit.prog, &why), "%s: the placed program: %s", what,
+               why.s ? why.s : "verifies");
+        gate(&a, what, j, c.unit.prog, c.unit.machine);
     }
-    const Prog *p = c.unit.prog;
-    i64 *shared = NEWN(&a, i64, p->kernels.n);
-    NvrtcResult r;
-    report(ssd_tile_verify(p, &why), "%s %s %s %s: the placed program: %s", name, j->arch, j->mode,
-           form, why.s ? why.s : "verifies");
-    ssd_text_free(&why);
-    ssd_cuda_source(p, c.unit.machine, shared, &source);
-    for (u32 i = 0; i < p->kernels.n; i++)
-        report(shared[i] <= c.unit.machine->l1, "%s %s %s %s: %s has %lld bytes of shared memory",
-               name, j->arch, j->mode, form, p->kernels.v[i].name, (long long)shared[i]);
-    if (report(ssd_nvrtc_compile(&a, source.s, p->name, j->arch, &r, &why), "%s %s %s %s: %s", name,
-               j->arch, j->mode, form, why.s ? why.s : "compiles"))
-        report(clean(r.log, (int)p->kernels.n * (ssd_cuda_dense(p) ? 2 : 1)),
-               "%s %s %s %s: stack frames or spills:\n%s", name, j->arch, j->mode, form, r.log);
-    ssd_text_free(&source);
     ssd_text_free(&why);
     ssd_arena_free(&a);
 }
 
-// --- All of them, by two threads ----------------------------------------------------------------
-enum { MOST = 8192 };
+// --- All of them, by all threads ----------------------------------------------------------------
+enum { MOST = 8192, THREADS_MOST = 16 };
 static Job jobs[MOST];
 static int njobs, next_job;
 
@@ -127,43 +184,44 @@ static void *work(void *unused) {
     }
 }
 
-static void add(const char *path, const char *arch, const char *mode, const char *schedule) {
-    if (njobs < MOST) jobs[njobs++] = (Job){path, arch, mode, schedule};
-}
-
-static bool typical(const char *path) {
-    static const char *const some[] = {"mamba2-130m", "specs/gla", "odd_h11"};
-    for (size_t i = 0; i < COUNTOF(some); i++)
-        if (strstr(path, some[i])) return true;
-    return false;
-}
-
-static void zoo(char **paths, size_t n, bool all) {
-    static const char *const forms[] = {"form=recurrent", "form=quadratic", "form=chunked"};
-    for (int k = 0; k < ssd_cuda_arch_count; k++) {
-        const char *arch = ssd_cuda_archs[k].name;
-        Text why = {0};
-        bool main_arch = !strcmp(arch, "sm_90a");
-        if (!ssd_nvrtc_knows(arch, &why)) {
-            printf("skipped %s: %s\n", arch, why.s);
-            ssd_text_free(&why);
-            continue;
-        }
-        bool sampled = !strcmp(arch, "sm_80") || !strcmp(arch, "sm_86") ||
-                       !strcmp(arch, "sm_100") || !strcmp(arch, "sm_120");
-        for (size_t i = 0; i < n; i++) {
-            if (!all && !main_arch && (!sampled || !typical(paths[i]))) continue;
-            add(paths[i], arch, "forward", NULL);
-            add(paths[i], arch, "step", NULL);
-            for (size_t f = 0; f < COUNTOF(forms); f++)
-                if (all || (main_arch && typical(paths[i])))
-                    add(paths[i], arch, "forward", forms[f]);
-        }
-    }
-    pthread_t other;
-    bool two = njobs && !pthread_create(&other, NULL, work, NULL);
+static void run_jobs(void) {
+    pthread_t thread[THREADS_MOST];
+    int n = 0, most = MIN((int)sysconf(_SC_NPROCESSORS_ONLN), MIN(THREADS_MOST, njobs));
+    while (n + 1 < most && !pthread_create(&thread[n], NULL, work, NULL)) n++;
     work(NULL);
-    if (two) pthread_join(other, NULL);
+    while (n > 0) pthread_join(thread[--n], NULL);
+}
+
+static void add(Job j) {
+    if (njobs < MOST) jobs[njobs++] = j;
+}
+
+// Sizes beyond the zoo's: odd heads, narrow and wide ones, rows without a tensor map. Only where
+// roles get registers by what they need; elsewhere all have the same, and these may spill a few.
+static void sizes(const char *arch) {
+    static const char *const dims[] = {
+        "heads=24",     "heads=79",      "groups=80",      "head_dim=32",
+        "head_dim=128", "state_size=64", "state_size=192", "heads=81 head_dim=80 state_size=96"};
+    if (strcmp(arch, "sm_90a")) return;
+    for (size_t i = 0; i < COUNTOF(dims); i++) add((Job){CORE, arch, "forward", NULL, dims[i]});
+}
+
+static void specs(const char *arch, char **path, size_t n, bool forms) {
+    static const char *const form[] = {"form=recurrent", "form=quadratic", "form=chunked"};
+    for (size_t i = 0; i < n; i++) {
+        add((Job){path[i], arch, "forward", NULL, NULL});
+        add((Job){path[i], arch, "step", NULL, NULL});
+        for (size_t f = 0; forms && f < COUNTOF(form); f++)
+            add((Job){path[i], arch, "forward", form[f], NULL});
+    }
+}
+
+static bool known(const char *arch) {
+    Text why = {0};
+    bool yes = ssd_nvrtc_knows(arch, &why);
+    if (!yes) printf("skipped: %s: %s\n", arch, why.s);
+    ssd_text_free(&why);
+    return yes;
 }
 
 // --- Without the compiler -----------------------------------------------------------------------
@@ -171,8 +229,8 @@ static void text(void) {
     static const char *const wanted[] = {
         "// odd_heads3_p5_n16 for sm_90a, form=chunked q=64",
         "ssdc show SPEC --at source --target sm_90a --schedule '",
-        "extern \"C\" __global__ void __launch_bounds__(THREADS, 2) scan(const __grid_constant__ "
-        "scan_args args) {",
+        ("extern \"C\" __global__ void __launch_bounds__(THREADS, 2) scan(const __grid_constant__ "
+         "scan_args args) {"),
         "// x_ = load x[b, c*64+j, h, p]",
         "x.get<2>(b, c*64 + j, h, p)",
         "y.put<2>(",
@@ -185,7 +243,7 @@ static void text(void) {
     Arena a = {0};
     Compiled c;
     Text t = {0};
-    Job j = {SOURCE_DIR "/specs/odd_heads3_p5_n16.yaml", "sm_90a", "forward", NULL};
+    Job j = {SOURCE_DIR "/specs/odd_heads3_p5_n16.yaml", "sm_90a", "forward", NULL, NULL};
     if (report(!lower(&a, &j, &c), "the small program lowers: %s", ssd_last_error())) {
         ssd_cuda_source(c.unit.prog, c.unit.machine, NULL, &t);
         for (size_t i = 0; i < COUNTOF(wanted); i++)
@@ -217,7 +275,7 @@ static void step(void) {
     Arena a = {0};
     Compiled c;
     Text t = {0};
-    Job j = {SOURCE_DIR "/specs/mamba2-2.7b.yaml", "sm_90a", "step", NULL};
+    Job j = {SOURCE_DIR "/specs/mamba2-2.7b.yaml", "sm_90a", "step", NULL, NULL};
     if (report(!lower(&a, &j, &c), "a step lowers: %s", ssd_last_error())) {
         ssd_cuda_source(c.unit.prog, c.unit.machine, NULL, &t);
         const char *kernel = strstr(t.s, "struct step_args");
@@ -236,7 +294,7 @@ static void step(void) {
 static void limits(void) {
     Arena a = {0};
     Compiled c;
-    Job j = {SOURCE_DIR "/specs/mamba2-130m.yaml", "sm_86", "forward", NULL};
+    Job j = {SOURCE_DIR "/specs/mamba2-130m.yaml", "sm_86", "forward", NULL, NULL};
     if (report(!lower(&a, &j, &c), "mamba2 on sm_86: %s", ssd_last_error()))
         report(c.unit.schedule.q < 64 && c.unit.schedule.form == FORM_CHUNKED, "with a chunk of %d",
                c.unit.schedule.q);
@@ -249,29 +307,42 @@ static void limits(void) {
     ssd_arena_free(&a);
 }
 
+static bool is_arch(const char *name) {
+    for (int i = 0; i < ssd_cuda_arch_count; i++)
+        if (!strcmp(ssd_cuda_archs[i].name, name)) return true;
+    return false;
+}
+
 int main(int argc, char **argv) {
-    bool all = false;
-    Text why = {0};
-    glob_t specs = {0};
-    char **paths = NULL;
-    size_t n = 0;
-    for (; argc > 1 && argv[1][0] == '-'; argc--, argv++) {
-        verbose |= !strcmp(argv[1], "-v");
-        all |= !strcmp(argv[1], "--all");
+    static const char *const every[] = {"sm_80", "sm_86", "sm_89", "sm_90a", "sm_100", "sm_120"};
+    const char *arch[COUNTOF(every)];
+    size_t narch = 0, nspecs = 0;
+    bool forms = false;
+    glob_t zoo = {0};
+    char **path = argv; // those that are specs, from its start on
+    for (int i = 1; i < argc; i++) {
+        if (!strcmp(argv[i], "-v"))
+            verbose = true;
+        else if (!strcmp(argv[i], "--forms"))
+            forms = true;
+        else if (is_arch(argv[i]) && narch < COUNTOF(arch))
+            arch[narch++] = argv[i];
+        else
+            path[nspecs++] = argv[i];
     }
-    text();
-    step();
-    limits();
-    if (argc > 1)
-        paths = argv + 1, n = (size_t)argc - 1;
-    else if (!glob(SOURCE_DIR "/specs/*.yaml", 0, NULL, &specs))
-        paths = specs.gl_pathv, n = specs.gl_pathc;
-    if (ssd_nvrtc_knows("sm_80", &why))
-        zoo(paths, n, all);
-    else
-        printf("skipped the compiler's part: %s\n", why.s);
-    ssd_text_free(&why);
-    globfree(&specs);
+    bool whole = narch && !nspecs, texts = !narch && !nspecs;
+    if (texts) text(), step(), limits();
+    if (whole && !glob(SOURCE_DIR "/specs/*.yaml", 0, NULL, &zoo))
+        path = zoo.gl_pathv, nspecs = zoo.gl_pathc;
+    if (!narch && nspecs) memcpy(arch, every, sizeof every), narch = COUNTOF(every);
+    for (size_t i = 0; i < narch; i++) {
+        if (!known(arch[i])) continue;
+        specs(arch[i], path, nspecs, forms);
+        if (whole) sizes(arch[i]);
+    }
+    run_jobs();
+    globfree(&zoo);
+    if (!texts && !njobs) return 77; // skipped
     printf("%d passed, %d failed\n", passed, failed);
     return failed != 0;
 }
