@@ -73,8 +73,8 @@ bool ssd_nvrtc_compile(Arena *a, const char *source, const char *name, const cha
                               "--ptxas-options=-v"};
     int n = 3;
     if (found->major > 12 || (found->major == 12 && found->minor >= 9)) options[n++] = "--no-cache";
-    // Kernels beside each other: a fifth of the time. The code is the same for any number above 1.
-    if (found->major >= 13) options[n++] = "--split-compile=4";
+    // --split-compile would save a fifth of the time, but what it makes of a source is not always
+    // the same: in one process a kernel spills, in another it does not.
     void *program = NULL;
     const char *file = ssd_arena_printf(a, "%s.cu", name);
     if (api.create(&program, source, file, 0, NULL, NULL)) {

@@ -395,7 +395,7 @@ static int enqueue(Function *f, unsigned grid, unsigned block, unsigned shared, 
     if (!grid || (int)shared > f->dynamic || (int)block > f->threads) return 1;
     Launch *l = calloc(1, sizeof *l);
     *l = (Launch){f, grid, block, shared, {0}};
-    memcpy(l->args, args[0], (size_t)f->bytes);
+    if (f->bytes) memcpy(l->args, args[0], (size_t)f->bytes);
     Graph *g = stream ? ((Stream *)stream)->capture : NULL;
     if (g && g->n < GRAPH_MOST) {
         g->launch[g->n++] = l;
