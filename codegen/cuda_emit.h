@@ -168,6 +168,7 @@ bool ssd_cuda_timed_op(Cuda *c, const TOp *o);    // false: it is written as in 
 const CudaView *ssd_cuda_view_of(Cuda *c, Val v); // of a tile in shared memory
 const char *ssd_cuda_tile(Cuda *c, const CudaView *v, u8 ax,
                           Ex at); // its first element: an address (@sw128) or a pointer
+bool ssd_cuda_uses_tile(const Cuda *c, const TOp *o, Val tile); // of a slot, under any name
 bool ssd_cuda_ex_has(const Cuda *c, Ex e,
                      u8 axis); // does it depend on the axis, by index or by a tile?
 

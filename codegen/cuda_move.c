@@ -83,8 +83,9 @@ static const char *origin(Cuda *c, Ex e, u8 row, u8 column) {
     const Expr *x = ex(c, e);
     for (int i = 0; x->kind == EX_FN && x->fn == FN_ADD && i < 2; i++) {
         const Expr *y = ex(c, x->arg[i]);
-        if (y->kind == EX_AXIS && (y->axis == row || y->axis == column))
-            return ssd_cuda_ex(c, x->arg[1 - i]);
+        if (y->kind != EX_AXIS || (y->axis != row && y->axis != column)) continue;
+        e = x->arg[1 - i];
+        break;
     }
     const char *r = c->axis[row], *k = c->axis[column];
     c->axis[row] = c->axis[column] = "0";
@@ -156,30 +157,33 @@ static void copy_by_threads(Cuda *c, const TOp *o, const Move *m) {
                   m->tile, thread(c), whole ? whole : element(c, o, m));
 }
 
-// Does a role send nothing of the ring but what each warp wrote itself? A warp writes 16 rows of
-// each 64 of a register tile, which are columns of the slot's tile then.
+// Does a role send what lies in the ring, and nobody else's but what each warp wrote itself? A warp
+// writes 16 rows of each 64 of a register tile, which are columns of the slot's tile then.
 typedef struct Sent {
     const TOp *ring;
-    bool own;
+    bool own, any;
 } Sent;
 static void note_sent(Cuda *c, const TOp *o, void *to) {
     Sent *s = to;
-    if (o->op != TOP_INTO && o->op != TOP_SEND) return;
-    Val base = ssd_timed_base(c->p, c->k, o->a);
-    const TVal *tile = val(c, base);
-    if (ssd_timed_slot_ring(c->p, c->k, base) != s->ring) return;
-    if (o->op == TOP_INTO) {
-        const TVal *from = ssd_cuda_frag_shape(c, o->e2);
-        s->own &= from && from->lay.ax[0] == tile->ax[tile->naxes - 1];
-    } else {
-        Move m = move_of(c, o);
-        s->own &= part(c, o, &m) != NULL;
+    for (const TOp *slot = s->ring->body.first; slot; slot = slot->next) {
+        if (!ssd_cuda_uses_tile(c, o, slot->out)) continue;
+        const TVal *tile = val(c, slot->out);
+        if (o->op == TOP_INTO) {
+            const TVal *from = ssd_cuda_frag_shape(c, o->e2);
+            s->own &= from && from->lay.ax[0] == tile->ax[tile->naxes - 1];
+        } else if (o->op == TOP_SEND) {
+            Move m = move_of(c, o);
+            s->own &= part(c, o, &m) != NULL;
+            s->any = true;
+        } else {
+            s->own = false; // reads it
+        }
     }
 }
 bool ssd_cuda_sends_own(Cuda *c, const TOp *ring) {
-    Sent s = {ring, !c->m->wgmma && c->role->warps == 4};
+    Sent s = {ring, !c->m->wgmma && c->role->warps == 4, false};
     each_op(c, &c->role->body, note_sent, &s);
-    return s.own;
+    return s.own && s.any;
 }
 
 // What threads may copy into a ring's slots, for want of tensor maps.

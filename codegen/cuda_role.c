@@ -39,12 +39,14 @@ static bool ex_has_base(const Cuda *c, Ex e, Val base) {
         if (ex_has_base(c, x->arg[i], base)) return true;
     return false;
 }
-static bool uses_tile(const Cuda *c, const TOp *o, const void *what) {
-    Val tile = *(const Val *)what;
+bool ssd_cuda_uses_tile(const Cuda *c, const TOp *o, Val tile) {
     const Val v[] = {o->a, o->b, o->c};
     for (int i = 0; i < 3; i++)
         if (v[i] && ssd_timed_base(c->p, c->k, v[i]) == tile) return true;
     return ex_has_base(c, o->e, tile) || ex_has_base(c, o->e2, tile) || ex_has_base(c, o->hi, tile);
+}
+static bool uses_tile(const Cuda *c, const TOp *o, const void *what) {
+    return ssd_cuda_uses_tile(c, o, *(const Val *)what);
 }
 static bool is_of_ring(const Cuda *c, const TOp *o, const void *what) {
     const TOp *ring = what;

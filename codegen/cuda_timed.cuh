@@ -141,7 +141,7 @@ template <int rows, int columns, int threads, int unit, class T> DEVICE void fet
     #pragma unroll 1
     for (int column = thread % beside * step; column < columns; column += beside * step) {
         const u32 to = piece_at<rows>(tile, 0, column / 8) + column % 8 * 2;
-        const int there = minimum(maximum((p.right - column) * 2, 0), unit);
+        const int there = 2 * maximum(minimum(p.right - column, step), 0);
         const T *from = p.at(first, column);
         if constexpr (unit > 2) {
             int below = first - p.top;  // the first row that is there

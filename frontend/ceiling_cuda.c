@@ -129,7 +129,10 @@ static int fill_with_noise(const Work *w, CuPtr to) {
         noise[i] = ((u32)x & 0x80ff80ff) | 0x3f003f00; // two of 0.5 .. 2 in bf16, of either sign
     }
     size_t have = WORDS * sizeof *noise;
-    int e = w->api->MemcpyHtoD(to, noise, MIN(have, w->bytes));
+    int e =
+        w->api->StreamSynchronize(w->stream); // which the copy, on the default one, is apart from
+    if (!e) e = w->api->MemcpyHtoD(to, noise, MIN(have, w->bytes));
+    if (!e) e = w->api->StreamSynchronize(NULL);
     for (; !e && have < w->bytes; have *= 2)
         e = w->api->MemcpyDtoDAsync(to + have, to, MIN(have, w->bytes - have), w->stream);
     free(noise);

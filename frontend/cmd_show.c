@@ -247,7 +247,14 @@ static int show_text(Cli *c, const char *path, const char *text, size_t len, Sta
     int code = CLI_USAGE, from, to;
     if (!parse_text(c, path, text, len, &u)) return CLI_NO;
     const char *schedule = c->schedule ? c->schedule : text_schedule(c, text, &u);
-    if (schedule && !ssd_schedule_parse(schedule, &u.schedule, &why)) {
+    bool known = !schedule || ssd_schedule_parse(schedule, &u.schedule, &why);
+    if (known && c->schedule && u.prog) { // the text goes on under it
+        Text own = {0};
+        ssd_schedule_print(&u.schedule, &own);
+        u.prog->schedule = ssd_arena_printf(&c->arena, "%s", own.s);
+        ssd_text_free(&own);
+    }
+    if (!known) {
         ssd_cli_error("show: %s", why.s);
     } else if (c->from || c->to) {
         if (!target->machine(&m, &why)) {

@@ -149,7 +149,7 @@ static ssd_status launch_in_row(void *ctx, CuHandle stream, int i) {
 static ssd_status spread(Row *r, int row) {
     const Mirror *m = r->m;
     size_t all = (size_t)(row - 1) * r->span;
-    int e = row > 1 ? m->api->MemAlloc(&r->more, all) : 0;
+    int e = all ? m->api->MemAlloc(&r->more, all) : 0;
     if (e)
         return ssd_cuda_fail(e, "%.1f MB of device memory for %d launches in a row",
                              (double)all * 1e-6, row);

@@ -36,14 +36,15 @@ static void verify(const Unit *u, const Pass *p) {
     if (!ok) SSD_BUG("after pass %s: %s", p->name, why.s ? why.s : "invalid");
 }
 
-bool ssd_pass_run(Unit *u, const char *from, const char *to, PassHook *hook, void *ctx) {
+static bool run(Unit *u, const Machine *whole, const char *from, const char *to, PassHook *hook,
+                void *ctx) {
     int last = find(to, ssd_pass_count - 1);
     for (int i = find(from, 0); i <= last; i++) {
         const Pass *p = &ssd_passes[i];
         if (p->in == LEVEL_GRAPH ? !u->graph : !u->prog)
             SSD_BUG("pass %s has no %s to run on", p->name,
                     p->in == LEVEL_GRAPH ? "graph" : "program");
-        u->machine = ssd_schedule_machine(u->arena, &u->schedule, u->machine);
+        u->machine = ssd_schedule_machine(u->arena, &u->schedule, whole);
         if (hook) hook(ctx, "before", p, u, false, 0);
         double start = now_us();
         bool changed = p->run(u);
@@ -53,4 +54,11 @@ bool ssd_pass_run(Unit *u, const char *from, const char *to, PassHook *hook, voi
         if (hook) hook(ctx, "after", p, u, changed, us);
     }
     return true;
+}
+
+bool ssd_pass_run(Unit *u, const char *from, const char *to, PassHook *hook, void *ctx) {
+    const Machine *whole = u->machine;
+    bool ok = run(u, whole, from, to, hook, ctx);
+    u->machine = whole;
+    return ok;
 }
