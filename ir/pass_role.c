@@ -38,9 +38,10 @@ bool ssd_role_narrow(const Timer *t, const TOp *load) {
     return t->half && t->p->tensors.v[load->tensor].dtype == t->half;
 }
 
-// Products take the numbers that the first tile of 16-bit ones is made of.
+// Products take the 16-bit numbers that tiles are made of; of both kinds bf16, which none is too
+// large for.
 static void find_half(Timer *t) {
-    for (const TOp *o = t->loop->body.first; o && !t->half; o = o->next) {
+    for (const TOp *o = t->loop->body.first; o && t->half != SSD_BF16; o = o->next) {
         if (o->op != TOP_LOAD || val(t, o->out)->naxes != 2) continue;
         u8 d = t->p->tensors.v[o->tensor].dtype;
         if (d == SSD_BF16 || d == SSD_F16) t->half = d;
@@ -172,8 +173,21 @@ static bool plain_tile(Timer *t, const TOp *o, Fact *f, const Sees *s) {
     }
 }
 
+// Does a cooked tile, which comes in 16 bits, reach the value other than as a term or a factor?
+static bool blurred(const Timer *t, Ex e, bool bent) {
+    const Expr *x = ex(t, e);
+    if (x->kind == EX_VAL) return bent && x->val < t->nfacts && fact(t, x->val)->cone == CONE_COOK;
+    if (x->kind != EX_FN) return false;
+    bool plain = x->fn == FN_ADD || x->fn == FN_SUB || x->fn == FN_NEG || x->fn == FN_MUL;
+    for (int i = 0; i < ssd_fns[x->fn].arity; i++) {
+        bool straight = plain || (x->fn == FN_DIV && i == 0) || (x->fn == FN_WHERE && i > 0);
+        if (blurred(t, x->arg[i], bent || !straight)) return true;
+    }
+    return false;
+}
+
 static bool classify(Timer *t, TOp *o) {
-    if (!o->out) return o->op == TOP_STORE || o->op == TOP_YIELD;
+    if (!o->out) return (o->op == TOP_STORE && !blurred(t, o->e, false)) || o->op == TOP_YIELD;
     Fact *f = fact(t, o->out);
     const TVal *v = val(t, o->out);
     Sees s = {.t = t};
@@ -215,7 +229,7 @@ static bool classify(Timer *t, TOp *o) {
     case TOP_MAP:
         if (!f->carried && !f->made) return plain_tile(t, o, f, &s);
         f->cone = f->carried || s.head ? CONE_HEAD : CONE_AHEAD;
-        return o->op == TOP_MAP;
+        return o->op == TOP_MAP && !blurred(t, o->e, false);
     default: return false;
     }
 }
@@ -475,6 +489,26 @@ static void outside(Timer *t) {
     }
 }
 
+static bool has_power(const Timer *t, Ex e) {
+    const Expr *x = ex(t, e);
+    if (x->kind != EX_FN) return false;
+    if (x->fn == FN_EXP || x->fn == FN_EXP2 || x->fn == FN_EXPM1 || x->fn == FN_POW) return true;
+    for (int i = 0; i < ssd_fns[x->fn].arity; i++)
+        if (has_power(t, x->arg[i])) return true;
+    return false;
+}
+
+// f16 ends at 65504: a state that nothing makes smaller, and powers, may pass that.
+static bool in_range(const Timer *t) {
+    if (t->half != SSD_F16) return true;
+    for (const TOp *o = t->loop->body.first; o; o = o->next) {
+        if (o->op == TOP_MMA && o->c && ssd_role_origin(t, o->c) == t->carry) return false;
+        if (o->op == TOP_MAP && t->fact[o->out].cone == CONE_COOK && has_power(t, o->e))
+            return false;
+    }
+    return true;
+}
+
 static bool analyse(Timer *t) {
     t->loop = find_loop(t->k);
     if (!t->loop || !find_shape(t)) return false;
@@ -499,7 +533,7 @@ static bool analyse(Timer *t) {
     for (TOp *o = t->loop->body.first; o; o = o->next)
         if (o->op == TOP_MMA && fact(t, o->out)->cone == CONE_HEAD) vec_push(t->a, &t->mma, o);
     find_stays(t);
-    return orient(t) && note_layouts(t) && sizes_fit(t) && other_axes(t);
+    return in_range(t) && orient(t) && note_layouts(t) && sizes_fit(t) && other_axes(t);
 }
 
 static Timer timer(Unit *u, const TKernel *k, int copies) {

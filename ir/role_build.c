@@ -701,7 +701,7 @@ static void grid(Build *b) {
 // Registers a thread: loads need few, scores one accumulator, cook the tiles at hand; heads have
 // the rest. False where that would leave products waiting for each other.
 static bool share_registers(Build *b) {
-    enum { FEW = 40, AHEAD = 88, COOKING = 160, LEAST = 128, MOST = 240 };
+    enum { FEW = 40, AHEAD = 88, COOKING = 160, LEAST = 128, MOST = 240, BESIDE = 30 };
     enum { ALL = 65536, THREADS = 128 };
     int groups = (ssd_timed_warps(b->out) + 3) / 4,
         each = MIN(ALL / (groups * THREADS) / 8 * 8, 248);
@@ -711,7 +711,10 @@ static bool share_registers(Build *b) {
     if (b->scores) b->scores->regs = AHEAD;
     b->heads->regs = MIN(rest / b->t->copies / 8 * 8, MOST);
     if (b->cook) b->cook->regs = MIN(COOKING + rest - b->heads->regs * b->t->copies, MOST);
-    return !b->t->wgmma || b->heads->regs >= LEAST;
+    // ptxas compiles the whole kernel for `each`; a product's accumulator has to fit in it
+    const TVal *c = val(b, b->t->carry);
+    int widest = ssd_role_acc_words(b, axis(b, c->ax[0]), axis(b, c->ax[1])) + BESIDE;
+    return !b->t->wgmma || (b->heads->regs >= LEAST && each >= widest);
 }
 
 // Depths of the rings, from what is best down to what fits.

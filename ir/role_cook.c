@@ -140,6 +140,13 @@ static void cook_tile(Role *r, TOp *slot) {
     if (summed && size(b, wide) > size(b, x)) // products sum over what is beyond, too
         e = ssd_ex_fn(b->p, FN_WHERE, fn(b, FN_LT, ssd_ex_axis(b->p, wide), num(b, size(b, x))), e,
                       ssd_ex_num(b->p, 0));
+    Leaves l = {.b = b};
+    if (d->op == TOP_MAP) ssd_nest_ex_vals(b->p, d->e, leaf, &l);
+    if (d->op == TOP_MAP && !l.n && !r->map[v]) { // numbers by row and by column alone
+        Val all = ssd_role_acc_tile(r, val(b, v)->name, axis(b, r->rows), wide, 0);
+        ssd_role_emit(r, TOP_MAP, all)->e = e;
+        e = ssd_ex_val(b->p, all);
+    }
     TOp *o = ssd_role_emit(r, TOP_INTO, 0);
     o->a = slot->out;
     o->e2 = e;
