@@ -168,11 +168,16 @@ bool ssd_cuda_timed_op(Cuda *c, const TOp *o);    // false: it is written as in 
 const CudaView *ssd_cuda_view_of(Cuda *c, Val v); // of a tile in shared memory
 const char *ssd_cuda_tile(Cuda *c, const CudaView *v, u8 ax,
                           Ex at); // its first element: an address (@sw128) or a pointer
+bool ssd_cuda_is_sw128(const Cuda *c, Val v);
+int ssd_cuda_role_threads(const Cuda *c);
+const char *ssd_cuda_thread(const Cuda *c);                     // its number in the role
+const char *ssd_cuda_plus(Cuda *c, const char *base, i64 n);    // `base + n`
 bool ssd_cuda_uses_tile(const Cuda *c, const TOp *o, Val tile); // of a slot, under any name
 bool ssd_cuda_ex_has(const Cuda *c, Ex e,
                      u8 axis); // does it depend on the axis, by index or by a tile?
 
 // --- cuda_move.c --------------------------------------------------------------------------------
+void ssd_cuda_note_maps(Cuda *c);          // of the kernel at hand, in c->maps
 void ssd_cuda_move(Cuda *c, const TOp *o); // fetch, send
 // Is what the role at hand sends of a ring each warp's own, so that none waits for another?
 bool ssd_cuda_sends_own(Cuda *c, const TOp *ring);

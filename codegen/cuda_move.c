@@ -16,12 +16,6 @@
 
 static const TVal *val(const Cuda *c, Val v) { return &c->p->vals.v[v]; }
 static const Expr *ex(const Cuda *c, Ex e) { return &c->p->exs.v[e]; }
-static bool is_sw128(const Cuda *c, Val v) { return val(c, v)->lay.space == SP_SW128; }
-static int role_threads(const Cuda *c) { return c->role->warps * 32; }
-static const char *thread(const Cuda *c) { return c->role->warps == 1 ? "lane" : "thread"; }
-static const char *plus(Cuda *c, const char *base, i64 n) {
-    return n ? ssd_arena_printf(c->a, "%s + %lld", base, (long long)n) : base;
-}
 
 typedef void OpVisit(Cuda *c, const TOp *o, void *to);
 static void each_op(Cuda *c, const TBlock *b, OpVisit *visit, void *to) {
@@ -141,11 +135,11 @@ static const char *part(Cuda *c, const TOp *o, const Move *m) {
 static void copy_by_threads(Cuda *c, const TOp *o, const Move *m) {
     Val base = ssd_cuda_view_of(c, o->a)->base;
     i64 columns = m->n ? m->size[m->n - 1] : 1, rows = m->n > 1 ? m->size[m->n - 2] : 1;
-    if (!is_sw128(c, base)) {
+    if (!ssd_cuda_is_sw128(c, base)) {
         bool pieces = !o->when || !m->n || !ssd_cuda_ex_has(c, o->when, m->ax[m->n - 1]);
         ssd_cuda_line(c, "fetch_rows<%lld, %lld, %d, %s>(%s, %s, %s);",
-                      (long long)(rows * m->leading), (long long)columns, role_threads(c),
-                      pieces ? "true" : "false", m->tile, thread(c), element(c, o, m));
+                      (long long)(rows * m->leading), (long long)columns, ssd_cuda_role_threads(c),
+                      pieces ? "true" : "false", m->tile, ssd_cuda_thread(c), element(c, o, m));
         return;
     }
     const char *whole = part(c, o, m), *own = "";
@@ -153,8 +147,9 @@ static void copy_by_threads(Cuda *c, const TOp *o, const Move *m) {
         own = ssd_cuda_sends_own(c, ssd_timed_slot_ring(c->p, c->k, base)) ? ", true" : ", false";
     ssd_cuda_line(c, "%s_%s<%lld, %lld, %lld, %d%s>(%s, %s, %s);",
                   o->op == TOP_SEND ? "send" : "fetch", whole ? "tile" : "elements",
-                  (long long)rows, (long long)columns, (long long)m->leading, role_threads(c), own,
-                  m->tile, thread(c), whole ? whole : element(c, o, m));
+                  (long long)rows, (long long)columns, (long long)m->leading,
+                  ssd_cuda_role_threads(c), own, m->tile, ssd_cuda_thread(c),
+                  whole ? whole : element(c, o, m));
 }
 
 // Does a role send what lies in the ring, and nobody else's but what each warp wrote itself? A warp
@@ -216,7 +211,7 @@ void ssd_cuda_where_copied(Cuda *c, const TOp *ring, const char *statement) {
 // --- By bulk copies -----------------------------------------------------------------------------
 // One copy a box: a panel of a tile.
 static void boxes(Cuda *c, const TOp *o, const Move *m, const int *dim_of, int map) {
-    bool sw128 = is_sw128(c, ssd_cuda_view_of(c, o->a)->base), sends = o->op == TOP_SEND;
+    bool sw128 = ssd_cuda_is_sw128(c, ssd_cuda_view_of(c, o->a)->base), sends = o->op == TOP_SEND;
     i64 panels = sw128 ? (m->size[m->n - 1] + 63) / 64 : 1,
         panel = sw128 ? m->size[m->n - 2] * 128 : 0;
     const char *tile = m->tile;
@@ -234,8 +229,8 @@ static void boxes(Cuda *c, const TOp *o, const Move *m, const int *dim_of, int m
             open++;
         }
     for (int i = 0; i < panels; i++) {
-        const char *to =
-            plus(c, sw128 ? tile : ssd_arena_printf(c->a, "shared_address(%s)", tile), i * panel);
+        const char *to = ssd_cuda_plus(
+            c, sw128 ? tile : ssd_arena_printf(c->a, "shared_address(%s)", tile), i * panel);
         const char *at = ssd_cuda_coords(c, o, dim_of, i);
         if (sends)
             ssd_cuda_line(c, "bulk_store(&args.map[%d], %s, %s);", map, to, at);
@@ -249,11 +244,20 @@ static void boxes(Cuda *c, const TOp *o, const Move *m, const int *dim_of, int m
 static i64 landing_bytes(Cuda *c, const TOp *o, const Move *m) {
     Val base = ssd_cuda_view_of(c, o->a)->base;
     i64 bytes = (i64)ssd_dtype_size((ssd_dtype)val(c, base)->dtype);
-    bool sw128 = is_sw128(c, base);
+    bool sw128 = ssd_cuda_is_sw128(c, base);
     for (int i = 0; i < m->n; i++)
         bytes *= sw128 && i == m->n - 1 ? (m->size[i] + 63) / 64 * 64 : m->size[i];
     return bytes;
 }
+
+static void note_map(Cuda *c, const TOp *o, void *to) {
+    ArtMap m;
+    int dim_of[6];
+    (void)to;
+    if ((o->op == TOP_FETCH || o->op == TOP_SEND) && ssd_cuda_map(c, o, &m, dim_of))
+        ssd_cuda_map_number(c, &m);
+}
+void ssd_cuda_note_maps(Cuda *c) { each_op(c, &c->k->body, note_map, NULL); }
 
 void ssd_cuda_move(Cuda *c, const TOp *o) {
     ArtMap map;
@@ -267,7 +271,7 @@ void ssd_cuda_move(Cuda *c, const TOp *o) {
     const char *when = o->when ? ssd_arena_printf(c->a, " && %s", ssd_cuda_factor(c, o->when)) : "";
     ssd_cuda_open(c, "if (%sargs.maps_made >> %d & 1%s%s)", *when ? "(" : "", n, *when ? ")" : "",
                   when);
-    ssd_cuda_open(c, "if (%s == 0)", thread(c));
+    ssd_cuda_open(c, "if (%s == 0)", ssd_cuda_thread(c));
     if (o->op == TOP_FETCH)
         ssd_cuda_line(c, "bulk_expect(%s.full(), %lld);",
                       place_of_tile(c, ssd_cuda_view_of(c, o->a)->base),

@@ -21,7 +21,13 @@
 
 static const TVal *val(const Cuda *c, Val v) { return &c->p->vals.v[v]; }
 static const char *number(Cuda *c, i64 n) { return ssd_arena_printf(c->a, "%lld", (long long)n); }
-static bool is_sw128(const Cuda *c, Val v) { return val(c, v)->lay.space == SP_SW128; }
+
+bool ssd_cuda_is_sw128(const Cuda *c, Val v) { return val(c, v)->lay.space == SP_SW128; }
+int ssd_cuda_role_threads(const Cuda *c) { return c->role->warps * 32; }
+const char *ssd_cuda_thread(const Cuda *c) { return c->role->warps == 1 ? "lane" : "thread"; }
+const char *ssd_cuda_plus(Cuda *c, const char *base, i64 n) {
+    return n ? ssd_arena_printf(c->a, "%s + %lld", base, (long long)n) : base;
+}
 
 // --- Walking ------------------------------------------------------------------------------------
 typedef bool OpTest(const Cuda *c, const TOp *o, const void *what);
@@ -167,22 +173,19 @@ static i64 barriers_before(const Cuda *c, const TOp *ring) {
     return 16 * n;
 }
 
-static const char *plus(Cuda *c, const char *base, i64 n) {
-    return n ? ssd_arena_printf(c->a, "%s + %lld", base, (long long)n) : base;
-}
-
 static void declare_ring(Cuda *c, const TOp *ring) {
     i64 bytes = ssd_timed_slot_bytes(c->p, ring);
-    const char *first = plus(c, "slots", ssd_timed_ring_offset(c->p, c->k, ring)),
-               *barriers = plus(c, "barriers", barriers_before(c, ring)),
+    const char *first = ssd_cuda_plus(c, "slots", ssd_timed_ring_offset(c->p, c->k, ring)),
+               *barriers = ssd_cuda_plus(c, "barriers", barriers_before(c, ring)),
                *name = c->name[ring->out];
     if (any_op(c, &c->role->body, names_each, ring)) {
         const char *all = "";
         for (int i = 0; i < ring->copies; i++)
             all = ssd_arena_printf(
                 c->a, "%s%s{%s, %s}", all, i ? ", " : "",
-                plus(c, "slots", ssd_timed_ring_offset(c->p, c->k, ring) + i * bytes * ring->depth),
-                plus(c, "barriers", barriers_before(c, ring) + 16 * i * ring->depth));
+                ssd_cuda_plus(c, "slots",
+                              ssd_timed_ring_offset(c->p, c->k, ring) + i * bytes * ring->depth),
+                ssd_cuda_plus(c, "barriers", barriers_before(c, ring) + 16 * i * ring->depth));
         ssd_cuda_line(c, "Ring<%d, %lld> %s[%d] = {%s};", ring->depth, (long long)bytes, name,
                       ring->copies, all);
         return;
@@ -203,8 +206,8 @@ static void declare_tiles(Cuda *c, const TOp *ring) {
     const char *line = NULL, *before = "";
     for (const TOp *s = ring->body.first; s; s = s->next) {
         if (!any_op(c, &c->role->body, uses_tile, &s->out)) continue;
-        const char *type = is_sw128(c, s->out) ? "u32" : row_type(c, s->out),
-                   *star = is_sw128(c, s->out) ? "" : "*";
+        const char *type = ssd_cuda_is_sw128(c, s->out) ? "u32" : row_type(c, s->out),
+                   *star = ssd_cuda_is_sw128(c, s->out) ? "" : "*";
         bool same = line && !strcmp(type, before);
         if (line && !same) ssd_cuda_line(c, "%s;", line);
         line = same ? ssd_arena_printf(c->a, "%s, %s%s", line, star, c->name[s->out])
@@ -222,7 +225,7 @@ static void enter(Cuda *c, const TOp *o) {
         if (!any_op(c, &c->role->body, uses_tile, &s->out)) continue;
         long long offset = ssd_timed_slot_offset(c->p, ring, s->out);
         const char *name = c->name[s->out];
-        const char *one = is_sw128(c, s->out)
+        const char *one = ssd_cuda_is_sw128(c, s->out)
                               ? ssd_arena_printf(c->a, "%s = %s.at(%lld)", name, at, offset)
                               : ssd_arena_printf(c->a, "%s = %s.rows<%s>(%lld)", name, at,
                                                  row_type(c, s->out), offset);
@@ -232,8 +235,6 @@ static void enter(Cuda *c, const TOp *o) {
 }
 
 // --- Arrivals -----------------------------------------------------------------------------------
-static int role_threads(const Cuda *c) { return c->role->warps * 32; }
-static const char *thread(const Cuda *c) { return c->role->warps == 1 ? "lane" : "thread"; }
 
 // Named barriers are numbered over the copies of roles that need one; 0 is __syncthreads.
 static bool needs_barrier(const Cuda *c, const TOp *role) {
@@ -259,12 +260,12 @@ static void publish(Cuda *c, const TOp *o) {
         if (r.producer[i].role == c->role) fetches = r.producer[i].fetches;
     if (r.own) {
         if (c->m->wgmma && r.consumer[0].sends)
-            ssd_cuda_line(c, "if (%s == 0) bulk_wait_read();", thread(c));
+            ssd_cuda_line(c, "if (%s == 0) bulk_wait_read();", ssd_cuda_thread(c));
         if (c->m->wgmma) ssd_cuda_line(c, "fence_async();");
         if (ssd_cuda_sends_own(c, r.op))
             ssd_cuda_line(c, "__syncwarp();");
         else
-            ssd_cuda_line(c, "role_sync(%s, %d);", role_barrier(c), role_threads(c));
+            ssd_cuda_line(c, "role_sync(%s, %d);", role_barrier(c), ssd_cuda_role_threads(c));
         return;
     }
     if (fetches) ssd_cuda_where_copied(c, r.op, ssd_arena_printf(c->a, "%s.lands();", place(c, o)));
@@ -289,7 +290,8 @@ static void release(Cuda *c, const TOp *o) {
         ssd_cuda_line(c, "%s.next();", place(c, o));
         return;
     }
-    if (sends && c->m->wgmma) ssd_cuda_line(c, "if (%s == 0) bulk_wait_read();", thread(c));
+    if (sends && c->m->wgmma)
+        ssd_cuda_line(c, "if (%s == 0) bulk_wait_read();", ssd_cuda_thread(c));
     wait_for_loads(c, &r);
     ssd_cuda_line(c, "%s.release();", place(c, o));
 }
@@ -322,7 +324,7 @@ static bool store(Cuda *c, const TOp *o) {
     if (ssd_ex_axes(c->p, o->e, ax))
         ssd_cuda_frag_elements(c, o);
     else
-        ssd_cuda_line(c, "if (%s == 0) %s;", thread(c),
+        ssd_cuda_line(c, "if (%s == 0) %s;", ssd_cuda_thread(c),
                       ssd_cuda_access(c, o, ssd_cuda_ex(c, o->e)));
     return true;
 }
@@ -407,10 +409,10 @@ static void role(Cuda *c, const TOp *o) {
     }
     if (o->warps > 1 && any_op(c, &o->body, names_thread, NULL)) {
         if (first % o->warps == 0)
-            ssd_cuda_line(c, "const int thread = threadIdx.x %% %d;", role_threads(c));
+            ssd_cuda_line(c, "const int thread = threadIdx.x %% %d;", ssd_cuda_role_threads(c));
         else
             ssd_cuda_line(c, "const int thread = (threadIdx.x - %d) %% %d;", first * 32,
-                          role_threads(c));
+                          ssd_cuda_role_threads(c));
     }
     if (o->warps == GROUP && any_op(c, &o->body, has_fragments, NULL))
         ssd_cuda_line(c, "const int row = warp %% 4 * 16 + lane / 4, col = lane %% 4 * 2;  // of "
@@ -426,7 +428,7 @@ static void role(Cuda *c, const TOp *o) {
     c->settled = 0;
     ssd_cuda_block(c, &o->body);
     if (c->m->wgmma && any_op(c, &o->body, is_send, NULL))
-        ssd_cuda_line(c, "if (%s == 0) bulk_wait();", thread(c));
+        ssd_cuda_line(c, "if (%s == 0) bulk_wait();", ssd_cuda_thread(c));
 }
 
 static int end_warp(const Cuda *c, const TOp *o) {
@@ -492,7 +494,7 @@ static void init_rings(Cuda *c) {
         ssd_cuda_comment(c, o);
         for (const TOp *slot = o->body.first; slot; slot = slot->next) ssd_cuda_comment(c, slot);
         ssd_cuda_line(c, "ring_init<%d>(%s, %d, %d);", o->depth * o->copies,
-                      plus(c, "barriers", barriers_before(c, o)),
+                      ssd_cuda_plus(c, "barriers", barriers_before(c, o)),
                       arrivals(r.producer, r.nproducers), arrivals(r.consumer, r.nconsumers));
     }
     if (c->m->wgmma) ssd_cuda_line(c, "fence_async();");
@@ -508,27 +510,18 @@ static bool clear_tiles(Cuda *c) {
             i64 at = ssd_timed_ring_offset(c->p, c->k, o) + ssd_timed_slot_offset(c->p, o, s->out);
             ssd_cuda_line(c, "clear_tiles<%d, %lld>(%s, %lld);  // %s above its diagonal",
                           o->depth * o->copies, (long long)ssd_timed_slot_bytes(c->p, o),
-                          plus(c, "ring_memory", at), (long long)ssd_timed_tile_bytes(c->p, s->out),
-                          c->name[s->out]);
+                          ssd_cuda_plus(c, "ring_memory", at),
+                          (long long)ssd_timed_tile_bytes(c->p, s->out), c->name[s->out]);
             any = true;
         }
     return any;
-}
-
-static bool note_map(const Cuda *c, const TOp *o, const void *what) {
-    ArtMap m;
-    int dim_of[6];
-    (void)what;
-    if ((o->op == TOP_FETCH || o->op == TOP_SEND) && ssd_cuda_map((Cuda *)c, o, &m, dim_of))
-        ssd_cuda_map_number((Cuda *)c, &m);
-    return false;
 }
 
 void ssd_cuda_timed_begin(Cuda *c) {
     c->maps.n = 0;
     c->role = NULL;
     memset(c->view, 0, c->p->vals.n * sizeof *c->view);
-    any_op(c, &c->k->body, note_map, NULL);
+    ssd_cuda_note_maps(c);
 }
 
 void ssd_cuda_roles(Cuda *c) {

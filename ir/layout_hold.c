@@ -99,20 +99,10 @@ static void loads_first(Run *r, TOp **link) {
 }
 
 // --- The pass -----------------------------------------------------------------------------------
-typedef struct Uses {
-    Val want;
-    bool found;
-} Uses;
-static void uses(void *ctx, Val v) {
-    Uses *u = ctx;
-    u->found |= u->want == v;
-}
 static bool used_outside(const Run *r, Val v) {
     for (u32 i = 0; i < r->l->ops.n; i++) {
-        Uses u = {.want = v};
-        if (in_run(r, r->l->ops.v[i])) continue;
-        ssd_nest_operands(r->l->p, r->l->ops.v[i], uses, &u);
-        if (u.found) return true;
+        const TOp *o = r->l->ops.v[i];
+        if (!in_run(r, o) && ssd_nest_op_reads(r->l->p, o, v)) return true;
     }
     return false;
 }

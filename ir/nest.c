@@ -77,7 +77,7 @@ static void reads(void *ctx, Val v) {
     Reads *r = ctx;
     r->found |= v == r->want;
 }
-static bool op_reads(const Prog *p, const TOp *o, Val v) {
+bool ssd_nest_op_reads(const Prog *p, const TOp *o, Val v) {
     Reads r = {.want = v};
     ssd_nest_operands(p, o, reads, &r);
     return r.found;
@@ -88,7 +88,7 @@ TOp *ssd_nest_last(const Prog *p, TOp *first) {
     for (TOp *o = first;; o = o->next) {
         if (in_reg(p, o->out))
             for (TOp *u = o->next; u; u = u->next)
-                if (op_reads(p, u, o->out)) {
+                if (ssd_nest_op_reads(p, u, o->out)) {
                     bool later = false;
                     for (const TOp *w = last; w; w = w->next) later |= w == u;
                     if (later) last = u;
@@ -162,7 +162,7 @@ bool ssd_nest_held(const Prog *p, const TOp *first, const TOp *last) {
         for (int i = 0; i < m; i++)
             if (!memchr(all, own[i], (size_t)n)) return true;
         for (const TOp *u = o; o->op == TOP_REDUCE && u != last; u = u->next)
-            if (op_reads(p, u->next, o->out)) return true;
+            if (ssd_nest_op_reads(p, u->next, o->out)) return true;
         if (o == last) return false;
     }
 }

@@ -53,6 +53,7 @@ bool ssd_nest_hold(const Prog *p, const TOp *first, const TOp *last, NestHeld *o
 // Calls f for every value an op reads (not those of the ops in its body).
 typedef void ValVisit(void *ctx, Val v);
 void ssd_nest_operands(const Prog *p, const TOp *o, ValVisit *f, void *ctx);
+bool ssd_nest_op_reads(const Prog *p, const TOp *o, Val v); // is v one of them?
 void ssd_nest_ex_vals(const Prog *p, Ex e, ValVisit *f, void *ctx);
 
 // The coefficient of every tile axis in an index expression; false when an axis stands in a

@@ -274,22 +274,12 @@ static bool may_pass(Run *r, const TOp *o) {
     }
 }
 
-typedef struct Uses {
-    Val want;
-    bool found;
-} Uses;
-static void uses(void *ctx, Val v) {
-    Uses *u = ctx;
-    u->found |= u->want == v;
-}
 static bool used_outside(const Run *r, Val v) {
     for (u32 i = 0; i < r->l->ops.n; i++) {
         const TOp *o = r->l->ops.v[i];
         bool inside = false;
         for (int k = 0; k < r->n; k++) inside |= r->op[k] == o;
-        Uses u = {.want = v};
-        if (!inside) ssd_nest_operands(r->l->p, o, uses, &u);
-        if (u.found) return true;
+        if (!inside && ssd_nest_op_reads(r->l->p, o, v)) return true;
     }
     return false;
 }
@@ -356,12 +346,6 @@ static Ex replaced(void *ctx, Prog *p, Ex e) {
     return p->exs.v[e].kind == EX_VAL && p->exs.v[e].val == r->from ? ssd_ex_val(p, r->to) : e;
 }
 
-static bool op_reads(const Layout *l, const TOp *o, Val v) {
-    Uses u = {.want = v};
-    ssd_nest_operands(l->p, o, uses, &u);
-    return u.found;
-}
-
 static bool stores_to(const Layout *l, const TOp *o, u16 tensor) {
     if (o->op == TOP_STORE && ssd_layout_same_tensor(l->p, o->tensor, tensor)) return true;
     for (const TOp *w = o->body.first; w; w = w->next)
@@ -376,9 +360,9 @@ static void repeat_load(Layout *l, TBlock *b, TOp *load) {
     TOp *user[MOST], *before[MOST], *prev = load;
     u8 ax[8];
     int n = 0, all = 0;
-    for (u32 i = 0; i < l->ops.n; i++) all += op_reads(l, l->ops.v[i], load->out);
+    for (u32 i = 0; i < l->ops.n; i++) all += ssd_nest_op_reads(l->p, l->ops.v[i], load->out);
     for (TOp *o = load->next; o; prev = o, o = o->next) {
-        if (op_reads(l, o, load->out)) {
+        if (ssd_nest_op_reads(l->p, o, load->out)) {
             bool point = o->op == TOP_MAP || o->op == TOP_STORE || o->op == TOP_REDUCE;
             if (!point || n == MOST || ssd_nest_axes(l->p, o, ax) != val(l, load->out)->naxes)
                 return;
@@ -435,7 +419,8 @@ static void start_in_registers(Layout *l, TBlock *b) {
         for (TOp *w = b->first; w != o; p = w, w = w->next)
             if (w->out == o->c) map = w, before_map = p;
         int n = 0;
-        for (u32 i = 0; map && i < l->ops.n; i++) n += op_reads(l, l->ops.v[i], map->out);
+        for (u32 i = 0; map && i < l->ops.n; i++)
+            n += ssd_nest_op_reads(l->p, l->ops.v[i], map->out);
         if (!map || map->op != TOP_MAP || n != 1 || o->a == o->c || o->b == o->c) continue;
         if (val(l, o->c)->dtype != SSD_F32 || has_ex_load(l->p, map->e) ||
             !same_place(l, o->c, o->out))
