@@ -385,13 +385,18 @@ static void grid(Cuda *c) {
     }
 }
 
+// What the program says it was made by; text written by hand may say nothing, or nonsense.
+static Schedule schedule_of(const Prog *p) {
+    Schedule s = ssd_schedule_auto;
+    Text why = {0};
+    if (!ssd_schedule_parse(p->schedule, &s, &why)) s = ssd_schedule_auto;
+    ssd_text_free(&why);
+    return s;
+}
+
 // Kernels of roles are long: what a launch costs is little of them.
 bool ssd_cuda_early(const Prog *p, const Machine *m, const TKernel *k) {
-    Schedule s;
-    Text why = {0};
-    bool early = m->early && ssd_schedule_parse(p->schedule, &s, &why) && s.early;
-    ssd_text_free(&why);
-    return early && !ssd_timed_kernel(p, k);
+    return m->early && schedule_of(p).early && !ssd_timed_kernel(p, k);
 }
 
 static void wait_for_stream(Cuda *c) {
@@ -502,12 +507,8 @@ int ssd_cuda_takes(Arena *a, const Prog *p, const TKernel *k, int **out) {
 }
 
 static Cuda start(Arena *a, const Prog *p, const Machine *m, Text *out) {
-    Schedule s;
-    Text why = {0};
-    if (ssd_schedule_parse(p->schedule ? p->schedule : "", &s, &why))
-        m = ssd_schedule_machine(a, &s, m);
-    ssd_text_free(&why);
-    Cuda c = {.p = p, .m = m, .a = a, .out = out};
+    const Schedule s = schedule_of(p);
+    Cuda c = {.p = p, .m = ssd_schedule_machine(a, &s, m), .a = a, .out = out};
     c.name = NEWN(a, const char *, p->vals.n);
     c.base = NEWN(a, const char *, p->vals.n);
     c.offset = NEWN(a, i64, p->vals.n);
