@@ -53,9 +53,9 @@ static bool lower(Unit *u, const char *to, PassHook *hook, void *hook_ctx) {
     bool ok = ssd_pass_run(u, NULL, to, hook, hook_ctx);
     while (!ok && u->refused == REASON_SCRATCH) {
         Schedule tried = u->schedule, next = asked;
-        if (!asked.q && tried.form == FORM_CHUNKED && tried.q > 16) {
+        if (!asked.q && tried.form != FORM_RECURRENT && tried.q > 16) {
             next.q = tried.q / 2;
-        } else if (asked.form == FORM_AUTO && tried.form != FORM_RECURRENT) {
+        } else if (asked.form == FORM_AUTO && tried.form == FORM_CHUNKED) {
             next.form = FORM_RECURRENT;
         } else if (!asked.block && tried.form == FORM_RECURRENT && tried.block > 1) {
             next.form = FORM_RECURRENT;

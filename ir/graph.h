@@ -180,6 +180,7 @@ typedef struct SsdAxes {
     u8 nstate;
 } SsdAxes;
 SsdAxes ssd_graph_ssd_axes(const Graph *g, Ref ssd);
+i64 ssd_graph_state_size(const Graph *g, Ref ssd); // elements of one head's state
 static inline const Node *ssd_graph_node(const Graph *g, Ref r) { return &g->nodes.v[r]; }
 bool ssd_graph_has_axis(const Graph *g, Ref r, AxisId x);
 

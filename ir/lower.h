@@ -12,7 +12,7 @@ typedef enum {
     STAGE_SSD,    // an ssd, and what follows it pointwise
     STAGE_SCAN,   // a cumulative sum or maximum over time, to workspace
     STAGE_WINDOW, // the final window of a shift
-    STAGE_POINT   // outputs that cross no time
+    STAGE_POINT   // outputs that cross no time, or one node to workspace
 } StageKind;
 typedef struct StageStore {
     Ref ref;
@@ -20,7 +20,7 @@ typedef struct StageStore {
 } StageStore;
 typedef struct Stage {
     StageKind kind;
-    Ref root; // ssd, scan or shift node; 0 for STAGE_POINT
+    Ref root; // ssd, scan or shift node; of STAGE_POINT the node, 0: outputs
     VEC(StageStore) stores;
 } Stage;
 
@@ -43,9 +43,11 @@ typedef struct Lower {
     int q;           // chunk length
     Val lo, len_val; // packed: first row and length of the sequence (kernel level)
     u8 tile_of[64];  // [graph axis] tile axis where it is cut into blocks; 0: the whole axis
+    u64 apart;       // features that no stage of an ssd takes more than one of
 } Lower;
 
-void ssd_lower_stages(Lower *l); // pass_fuse.c: fills stages, home, after, in_ws, at_end
+void ssd_lower_stages(Lower *l); // pass_fuse.c: fills stages, home, after, in_ws, at_end, apart
+bool ssd_lower_joins(const Node *n, AxisId x); // does it take more than one of this feature?
 
 // A place: the coordinates under which nodes are evaluated, and the block their values go to.
 // Places nest (kernel > time loop > ..): a node is evaluated in the innermost one that binds any of

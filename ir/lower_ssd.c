@@ -627,13 +627,9 @@ static void quadratic(Op *o) {
 // Whether the stage computes each value feature by itself, so that it may be cut into blocks.
 static bool features_apart(Op *o, AxisId p) {
     Lower *l = o->l;
-    for (Ref r = 1; r < l->g->nodes.n; r++) {
-        const Node *n = &l->g->nodes.v[r];
-        bool names = (n->op == OP_SUM || n->op == OP_AMAX || n->op == OP_CAT || n->op == OP_SLICE ||
-                      n->op == OP_SWAP) &&
-                     (n->a0 == p || n->a1 == p);
-        if (names) return false;
-    }
+    if (l->apart >> p & 1) return true;
+    for (Ref r = 1; r < l->g->nodes.n; r++)
+        if (ssd_lower_joins(&l->g->nodes.v[r], p)) return false;
     return true;
 }
 

@@ -29,4 +29,10 @@ typedef struct Machine {
     int blocks; // blocks of a grid that run at once, one a multiprocessor; at most 1: unknown
 } Machine;
 
+// Has a block of threads room for a state of so many f32, and for what is made of it?
+static inline bool ssd_machine_holds(const Machine *m, i64 state) {
+    enum { TILES = 3 };
+    return !m || !m->gpu || TILES * 4 * state <= m->l1;
+}
+
 #endif

@@ -252,23 +252,44 @@ static void lower_window(Lower *l, Ref r) {
     ssd_cone_stores(l, c, true);
 }
 
+// Rows of a block that evaluates these nodes: a chunk's, or as many as there is room for.
+static i64 point_rows(const Lower *l, const Stage *s) {
+    i64 most = 1, rows = l->q;
+    for (u32 i = 0; i < s->stores.n; i++) {
+        const Node *n = &l->g->nodes.v[s->stores.v[i].ref];
+        i64 row = 1;
+        for (int d = 0; d < n->naxes; d++) {
+            const Axis *x = &l->g->axes.v[n->ax[d]];
+            if (x->kind == AX_FEATURE) row *= x->size;
+        }
+        most = MAX(most, row);
+    }
+    while (rows > 1 && !ssd_machine_holds(l->u->machine, rows * most)) rows /= 2;
+    return rows;
+}
+
 static void lower_point(Lower *l, Stage *s) {
     Graph *g = l->g;
-    const GraphOut *o = &g->outs.v[s->stores.v[0].out];
+    const Node *n = &g->nodes.v[s->stores.v[0].ref];
+    const GraphOut *o = s->root ? NULL : &g->outs.v[s->stores.v[0].out];
+    const AxisId *ax = o ? o->ax : n->ax;
+    int naxes = o ? o->naxes : n->naxes;
     AxisId heads[8];
-    int nh = head_axes(g, o->ax, o->naxes, heads);
+    int nh = head_axes(g, ax, naxes, heads);
     Ctx *k;
     TKernel *t =
-        ssd_lower_kernel(l, "point", has(o->ax, o->naxes, l->batch) ? l->batch : 0, heads, nh, &k);
+        ssd_lower_kernel(l, "point", has(ax, naxes, l->batch) ? l->batch : 0, heads, nh, &k);
     Ctx *c = ssd_ctx_new(l, k, k->block);
-    if (!has(o->ax, o->naxes, l->time)) {
+    if (!has(ax, naxes, l->time)) {
         ssd_cone_stores(l, c, false);
     } else if (g->step) {
         ssd_ctx_bind_time(l, c, ssd_ex_int(l->p, 0), 0);
         ssd_cone_stores(l, c, false);
     } else {
-        u8 j = ssd_lower_row_axis(l, "j", l->q);
-        Ex chunks = ssd_lower_fn(l, FN_CDIV, ssd_lower_len(l), ssd_ex_int(l->p, l->q));
+        i64 rows = point_rows(l, s);
+        const char *few = ssd_arena_printf(l->a, "j%lld", (long long)rows);
+        u8 j = ssd_lower_row_axis(l, rows == l->q ? "j" : few, rows);
+        Ex chunks = ssd_lower_fn(l, FN_CDIV, ssd_lower_len(l), ssd_ex_int(l->p, rows));
         if (!g->packed) {
             Val v = ssd_prog_grid(l->p, t, "c", chunks);
             ssd_ctx_bind_time(l, c, chunk_tau(l, v, j), j);

@@ -4,7 +4,8 @@
 // and the window of a shift each make a stage; what follows an ssd pointwise joins its stage. Where
 // a value of one stage is wanted in another (a second operator, a shift, a sum over heads), it goes
 // through a workspace tensor. Stages stand in an order in which every reader comes after its
-// writer.
+// writer. Where a block of the machine cannot hold an operator's state, the state is cut along its
+// value features, and what takes several of these at once is a stage as well.
 #include "lower.h"
 
 static bool has_axis(const Node *n, AxisId x) {
@@ -52,6 +53,12 @@ static bool fits(const Lower *l, const Node *n, int stage) {
     return (!ax.head || has_axis(n, ax.head));
 }
 
+bool ssd_lower_joins(const Node *n, AxisId x) {
+    bool pairs = n->op == OP_CAT || n->op == OP_SLICE;
+    bool one = pairs || n->op == OP_SUM || n->op == OP_AMAX || n->op == OP_SWAP;
+    return (one && n->a0 == x) || (pairs && n->a1 == x);
+}
+
 static bool crosses(const Lower *l, const Node *n) { // reads other places of the grid than its own
     AxisKind k = l->g->axes.v[n->a0].kind;
     switch (n->op) {
@@ -64,8 +71,34 @@ static bool crosses(const Lower *l, const Node *n) { // reads other places of th
     }
 }
 
+// An operator's value features where a block of the machine cannot hold the whole state: it is cut
+// along them.
+static u64 features_apart(const Lower *l) {
+    u64 apart = 0;
+    for (Ref r = 1; r < l->g->nodes.n; r++) {
+        if (l->g->nodes.v[r].op != OP_SSD || l->g->nodes.v[r].k) continue;
+        SsdAxes ax = ssd_graph_ssd_axes(l->g, r);
+        bool held = ssd_machine_holds(l->u->machine, ssd_graph_state_size(l->g, r));
+        if (ax.nvalue && !held) apart |= 1ull << ax.value[0];
+    }
+    return apart;
+}
+
+// What takes several of these features is a stage by itself.
+static bool joins(const Lower *l, const Node *n) {
+    for (AxisId x = 1; x < l->g->axes.n; x++)
+        if (l->apart >> x & 1 && ssd_lower_joins(n, x)) return true;
+    return false;
+}
+
 static void place_pointwise(Lower *l, Ref r) {
     const Node *n = &l->g->nodes.v[r];
+    if (joins(l, n)) {
+        cut(l, r);
+        l->home[r] = new_stage(l, STAGE_POINT, r);
+        to_ws(l, r);
+        return;
+    }
     int stage = -1, after = -1;
     bool end = false, loop = false;
     for (int i = 0; i < 5; i++) {
@@ -129,6 +162,7 @@ void ssd_lower_stages(Lower *l) {
     l->after = NEWN(l->a, i32, n);
     l->in_ws = NEWN(l->a, bool, n);
     l->at_end = NEWN(l->a, bool, n);
+    l->apart = features_apart(l);
     for (u32 r = 1; r < n; r++) {
         const Node *d = &g->nodes.v[r];
         l->home[r] = l->after[r] = -1;

@@ -99,7 +99,15 @@ static bool independent(const Graph *g, Group *m) {
     return true;
 }
 
-static bool find_group(const Graph *g, Group *m) {
+// A block of the machine holds the state of all of them, or none would fit.
+static bool held(const Unit *u, const Group *m) {
+    i64 size = 0;
+    for (int i = 0; i < m->n; i++) size += ssd_graph_state_size(u->graph, m->member[i]);
+    return u->graph->nodes.v[m->member[0]].k || ssd_machine_holds(u->machine, size);
+}
+
+static bool find_group(const Unit *u, Group *m) {
+    const Graph *g = u->graph;
     for (Ref a = 1; a < g->nodes.n; a++) {
         if (g->nodes.v[a].op != OP_SSD) continue;
         m->member[0] = a;
@@ -111,7 +119,7 @@ static bool find_group(const Graph *g, Group *m) {
             for (int i = 0; i < m->n; i++) all = all && alike(g, m->member[i], b, &side);
             if (!all) continue;
             m->member[m->n++] = b;
-            if (independent(g, m))
+            if (independent(g, m) && held(u, m))
                 m->side = side;
             else
                 m->n--;
@@ -187,7 +195,7 @@ bool ssd_pass_merge(Unit *u) {
     bool changed = false;
     for (;;) {
         Group m = {.after = NEWN(g->arena, bool, g->nodes.n)};
-        if (!find_group(g, &m)) return changed;
+        if (!find_group(u, &m)) return changed;
         merge_group(g, &m);
         changed = true;
     }

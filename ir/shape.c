@@ -209,6 +209,14 @@ SsdAxes ssd_graph_ssd_axes(const Graph *g, Ref ssd) {
     return o;
 }
 
+i64 ssd_graph_state_size(const Graph *g, Ref ssd) {
+    SsdAxes x = ssd_graph_ssd_axes(g, ssd);
+    i64 n = 1;
+    for (int i = 0; i < x.nkey; i++) n *= g->axes.v[x.key[i]].size;
+    for (int i = 0; i < x.nvalue; i++) n *= g->axes.v[x.value[i]].size;
+    return n;
+}
+
 static bool shape_ssd(const Graph *g, Node *n, Text *why) {
     if (n->time > TIME_REV || n->flags & ~(SSD_DIAG_OUT | SSD_READ_BEFORE | SSD_FULL))
         return bad(why, "unknown attributes");
