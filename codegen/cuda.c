@@ -515,6 +515,7 @@ static Cuda start(Arena *a, const Prog *p, const Machine *m, Text *out) {
     c.local = NEWN(a, u32, p->vals.n);
     c.elem = NEWN(a, const char *, p->vals.n);
     c.rows = NEWN(a, const char *, p->vals.n);
+    c.late = NEWN(a, const TOp *, p->vals.n);
     c.place = NEWN(a, const char *, p->vals.n);
     c.most = NEWN(a, i64, p->vals.n);
     c.loads_of = NEWN(a, u64, p->vals.n);

@@ -71,6 +71,7 @@ typedef struct Cuda {
     const TOp *role;
     const char **elem;       // by value: its element at the point at hand
     const char **rows;       // by value that its one reader loads as it goes: where from
+    const TOp **late;        // by value: the load or copy that its readers do as they go
     bool select;             // both sides of a choice are computed
     i64 *most;               // by value: the largest value of an index variable, -1: unknown
     const char **place;      // by ring: `in` or `Ms[r]`, as acquired last
@@ -122,6 +123,7 @@ const char *ssd_cuda_row(Cuda *c, const TOp *o, u8 axis, int width, const char *
 // No element of the load or store is out of range, by the indices that axis x or y has a part in
 // (0: by any).
 bool ssd_cuda_inside(const Cuda *c, const TOp *o, u8 x, u8 y);
+bool ssd_cuda_natural(const Cuda *c, Ex e);                 // is an index sure not to be negative?
 bool ssd_cuda_in_range(const Cuda *c, const TOp *o, int d); // is its index d?
 i64 ssd_cuda_size(const Cuda *c, u8 axis);
 
@@ -168,6 +170,7 @@ bool ssd_cuda_timed_op(Cuda *c, const TOp *o);    // false: it is written as in 
 const CudaView *ssd_cuda_view_of(Cuda *c, Val v); // of a tile in shared memory
 const char *ssd_cuda_tile(Cuda *c, const CudaView *v, u8 ax,
                           Ex at); // its first element: an address (@sw128) or a pointer
+const TOp *ssd_cuda_definition(const Cuda *c, Val v);
 bool ssd_cuda_is_sw128(const Cuda *c, Val v);
 int ssd_cuda_role_threads(const Cuda *c);
 const char *ssd_cuda_thread(const Cuda *c);                     // its number in the role
@@ -181,8 +184,8 @@ void ssd_cuda_note_maps(Cuda *c);          // of the kernel at hand, in c->maps
 void ssd_cuda_move(Cuda *c, const TOp *o); // fetch, send
 // Is what the role at hand sends of a ring each warp's own, so that none waits for another?
 bool ssd_cuda_sends_own(Cuda *c, const TOp *ring);
-// A statement, on condition that threads copied into the ring's slots, which bulk copies could not.
-void ssd_cuda_where_copied(Cuda *c, const TOp *ring, const char *statement);
+// Whether threads copy into the ring's slots, for want of bulk copies: a condition; NULL: never.
+const char *ssd_cuda_copied(Cuda *c, const TOp *ring);
 
 // --- cuda_loads.c -------------------------------------------------------------------------------
 void ssd_cuda_loads_note(Cuda *c, const TOp *o);  // an op is written
@@ -195,6 +198,9 @@ void ssd_cuda_loads_settle(Cuda *c);              // no more, after a fence
 // along.
 bool ssd_cuda_map(Cuda *c, const TOp *o, ArtMap *out, int dim_of[6]);
 int ssd_cuda_map_number(Cuda *c, const ArtMap *m); // in c->maps, added when it is new
+// Does the op's condition cut the tile off along the axis, as `c*64 + j < len` does?
+bool ssd_cuda_cut(Cuda *c, const TOp *o, u8 axis);
+const char *ssd_cuda_whole(Cuda *c, const TOp *o); // its condition where nothing is cut off
 const char *ssd_cuda_coords(Cuda *c, const TOp *o, const int dim_of[6],
                             int panel); // innermost first
 
@@ -202,6 +208,7 @@ const char *ssd_cuda_coords(Cuda *c, const TOp *o, const int dim_of[6],
 void ssd_cuda_frag_elements(Cuda *c,
                             const TOp *o); // map, fill, load, store, into of register tiles
 void ssd_cuda_frag_copy(Cuda *c, const TOp *o);
+bool ssd_cuda_is_whole(Cuda *c, const TOp *o); // is a load the same for all words of its tile?
 const char *ssd_cuda_row_element(Cuda *c, Val v, const char *index); // of a rank-1 tile @row
 void ssd_cuda_lane_scan(Cuda *c, const TOp *o);
 void ssd_cuda_lane_at(Cuda *c, const TOp *o);
@@ -215,8 +222,13 @@ const char *ssd_cuda_step(Cuda *c, const TOp *o, u8 axis);
 // --- cuda_cook.c --------------------------------------------------------------------------------
 void ssd_cuda_columns(Cuda *c, const TOp *o);   // load, map, fill: a thread's columns
 void ssd_cuda_frag_swap(Cuda *c, const TOp *o); // swap of register tiles
-void ssd_cuda_cook_begin(Cuda *c);              // of a role: which loads wait for their readers
-void ssd_cuda_cook_load(Cuda *c, const TOp *o); // one that does
+
+// --- cuda_wait.c --------------------------------------------------------------------------------
+void ssd_cuda_waits_begin(Cuda *c);             // of a role: which tiles wait for their readers
+void ssd_cuda_wait_rows(Cuda *c, const TOp *o); // a tensor's tile that does
+const TOp *ssd_cuda_late(const Cuda *c, Val v); // the load or copy that its readers do; NULL: none
+const char *ssd_cuda_fragment_step(Cuda *c, const TOp *o,
+                                   const char *e); // step e of a copy from a slot to a fragment
 
 // --- cuda_product.c -----------------------------------------------------------------------------
 void ssd_cuda_products(Cuda *c);              // the program's wgmma wrappers

@@ -160,11 +160,26 @@ static const char *function(Cuda *c, const Expr *x, int prec) {
 }
 
 // --- Tensors ------------------------------------------------------------------------------------
+// n of a - a//n*n, what is left of a; 0: it is something else.
+static double remainder_of(const Cuda *c, const Expr *x, Ex *out_a) {
+    if (x->kind != EX_FN || x->fn != FN_SUB) return 0;
+    const Expr *m = at(c, x->arg[1]);
+    if (m->kind != EX_FN || m->fn != FN_MUL) return 0;
+    const Expr *q = at(c, m->arg[0]), *n = at(c, m->arg[1]);
+    if (q->kind != EX_FN || q->fn != FN_FDIV || q->arg[0] != x->arg[0] || q->arg[1] != m->arg[1])
+        return 0;
+    *out_a = x->arg[0];
+    return n->kind == EX_NUM ? n->num : 0;
+}
+
 // Is 0 <= index < dim sure? A grid variable stays below its size, and the axes of tiles below
 // theirs.
 static bool bounds(const Cuda *c, Ex e, double *lo, double *hi) {
     const Expr *x = at(c, e);
     double l0, h0, l1, h1;
+    Ex whole;
+    double n = remainder_of(c, x, &whole);
+    if (n > 0) return *lo = 0, *hi = n - 1, true; // rounded down, the quotient leaves no less
     if (x->kind == EX_NUM) return *lo = *hi = x->num, true;
     if (x->kind == EX_AXIS) return *lo = 0, *hi = (double)ssd_cuda_size(c, (u8)x->axis) - 1, true;
     if (x->kind == EX_VAL)
@@ -269,6 +284,38 @@ const char *ssd_cuda_at(Cuda *c, Val v, u8 from, const char *instead) {
     if (c->offset[v] || !*s)
         s = ssd_arena_printf(c->a, "%s%s%lld", s, *s ? " + " : "", (long long)c->offset[v]);
     return ssd_arena_printf(c->a, "%s[%s]", c->base[v], s);
+}
+
+static const TOp *loop_of(const TBlock *b, Val v) {
+    for (const TOp *o = b->first; o; o = o->next) {
+        if ((o->op == TOP_FOR || o->op == TOP_EACH) && o->var == v) return o;
+        const TOp *in = loop_of(&o->body, v);
+        if (in) return in;
+    }
+    return NULL;
+}
+
+bool ssd_cuda_natural(const Cuda *c, Ex e) {
+    const Expr *x = at(c, e);
+    double lo, hi;
+    if (bounds(c, e, &lo, &hi)) return lo >= 0;
+    switch ((ExKind)x->kind) {
+    case EX_SYM: return true;
+    case EX_VAL: {
+        for (int i = 0; i < c->k->ngrid; i++)
+            if (c->k->grid[i].var == x->val) return true;
+        const TOp *o = loop_of(&c->k->body, x->val), *m = o ? NULL : ssd_cuda_definition(c, x->val);
+        if (m && m->op == TOP_MAP) return ssd_cuda_natural(c, m->e);
+        return o && ssd_cuda_natural(c, o->lo);
+    }
+    case EX_FN:
+        if (x->fn == FN_MAX)
+            return ssd_cuda_natural(c, x->arg[0]) || ssd_cuda_natural(c, x->arg[1]);
+        return (x->fn == FN_ADD || x->fn == FN_MUL || x->fn == FN_FDIV || x->fn == FN_CDIV ||
+                x->fn == FN_MIN) &&
+               ssd_cuda_natural(c, x->arg[0]) && ssd_cuda_natural(c, x->arg[1]);
+    default: return false;
+    }
 }
 
 bool ssd_cuda_in_range(const Cuda *c, const TOp *o, int d) {

@@ -137,12 +137,21 @@ static const char *run_start(Cuda *c, Val row, const Grid2 *g) {
     return ssd_arena_printf(c->a, "%s / %lld * %lld", e, 2 * eighths, 8 * eighths);
 }
 
+// Of a fragment that waited: the step that word e is in.
+static void fetch_late(Cuda *c, Val v) {
+    const TOp *copy = ssd_cuda_late(c, v);
+    if (copy && copy->op == TOP_COPY)
+        ssd_cuda_line(c, "if (e %% 4 == 0) %s", ssd_cuda_fragment_step(c, copy, "e / 4"));
+}
+
 // The operands of word e, as pairs of their names; which: 0 the first column's element, 1 the
 // second's.
 static void declare_pairs(Cuda *c, const Operands *all, const Grid2 *g) {
     for (int i = 0; i < all->n; i++) {
         Val v = all->v[i];
         const char *name = element_name(c, v), *column = column_of(c, g);
+        fetch_late(c, v);
+        if (space(c, v) == SP_ACC && ssd_cuda_late(c, v)) continue; // given
         if (c->rows[v]) {
             ssd_cuda_line(c, "const float2 %s = %s.pair(e %% 2, %s);", name, c->rows[v], column);
         } else if (space(c, v) == SP_ACC) {
@@ -238,36 +247,41 @@ static const char *limits(Cuda *c, const TOp *o, const Grid2 *g) {
     const char *rows = "MANY", *columns = "MANY";
     if (ssd_cuda_inside(c, o, g->r, g->c)) return "";
     for (int d = 0; d < t->rank; d++) {
-        const Expr *x = &c->p->exs.v[o->idx[d]];
-        if (x->kind == EX_AXIS && x->axis == g->r)
-            rows = ssd_arena_printf(c->a, "(int)%s.dim[%d] - row", c->tensor[o->tensor], d);
-        else if (x->kind == EX_AXIS && x->axis == g->c)
-            columns = ssd_arena_printf(c->a, "(int)%s.dim[%d] - col", c->tensor[o->tensor], d);
-        else if (ssd_cuda_ex_has(c, o->idx[d], g->r) || ssd_cuda_ex_has(c, o->idx[d], g->c))
+        i64 coef[256] = {0};
+        bool row = ssd_cuda_ex_has(c, o->idx[d], g->r),
+             column = ssd_cuda_ex_has(c, o->idx[d], g->c);
+        if (!row && !column) continue;
+        if (row == column || !ssd_nest_affine(c->p, o->idx[d], coef) ||
+            coef[row ? g->r : g->c] != 1 || !ssd_cuda_natural(c, o->idx[d]))
             return NULL;
+        const char *first = ssd_arena_printf(c->a, "(int)%s.dim[%d] - %s", c->tensor[o->tensor], d,
+                                             ssd_cuda_factor(c, o->idx[d]));
+        if (row)
+            rows = first;
+        else
+            columns = first;
     }
     return ssd_arena_printf(c->a, ", %s, %s", rows, columns);
 }
 
-// A whole tile: which of its elements are there depends on its rows and columns alone.
-static bool moved_whole(Cuda *c, const TOp *o, const Grid2 *g) {
-    Val v = o->op == TOP_LOAD ? o->out : c->p->exs.v[o->e].val;
-    bool plain = o->op == TOP_LOAD || c->p->exs.v[o->e].kind == EX_VAL,
-         inside = ssd_cuda_inside(c, o, 0, 0);
-    if (!plain || space(c, v) != SP_ACC || val(c, v)->dtype != SSD_F32) return false;
+// Where a whole tile lies, as each_pair takes it: which of its elements are there depends on its
+// rows and columns alone. NULL: it does not.
+static const char *whole(Cuda *c, const TOp *o, const Grid2 *g) {
     if (o->when && (ssd_cuda_ex_has(c, o->when, g->r) || ssd_cuda_ex_has(c, o->when, g->c)))
-        return false;
+        return NULL;
     const char *down = ssd_cuda_step(c, o, g->r), *along = ssd_cuda_step(c, o, g->c);
-    const char *row = c->axis[g->r], *column = c->axis[g->c], *limit = limits(c, o, g);
-    if (!down || !along || !limit || c->p->tensors.v[o->tensor].dtype == SSD_I32) return false;
+    const char *row = c->axis[g->r], *column = c->axis[g->c];
+    if (!down || !along || c->p->tensors.v[o->tensor].dtype == SSD_I32) return NULL;
     c->axis[g->r] = "row", c->axis[g->c] = "col";
-    const char *at = ssd_cuda_element(c, o, inside ? "place" : "at", NULL);
+    const char *limit = limits(c, o, g),
+               *at = ssd_cuda_element(c, o, ssd_cuda_inside(c, o, 0, 0) ? "place" : "at", NULL);
     if (o->when) at = ssd_arena_printf(c->a, "%s ? %s : nullptr", ssd_cuda_factor(c, o->when), at);
-    ssd_cuda_line(c, "%s_pairs<%lld, %lld>(%s, %s, %s, %s%s);",
-                  o->op == TOP_LOAD ? "load" : "store", (long long)g->words, (long long)g->blocks,
-                  regs(c, v), at, down, along, limit);
     c->axis[g->r] = row, c->axis[g->c] = column;
-    return true;
+    return limit ? ssd_arena_printf(c->a, "%s, %s, %s%s", at, down, along, limit) : NULL;
+}
+bool ssd_cuda_is_whole(Cuda *c, const TOp *o) {
+    Grid2 g = grid_of(c, val(c, o->out)->lay.ax[0], val(c, o->out)->lay.ax[1]);
+    return whole(c, o, &g) != NULL;
 }
 
 static const char *loaded(Cuda *c, const TOp *o, const Grid2 *g) {
@@ -319,15 +333,27 @@ static void put_word(Cuda *c, Val out) {
         ssd_cuda_line(c, "%s[2*e] = value.x, %s[2*e + 1] = value.y;", r, r);
 }
 
-static void map_pairs(Cuda *c, const TOp *o, Ex e, const Grid2 *g) {
+// `tile` not NULL: what a store takes goes there first.
+static void map_pairs(Cuda *c, const TOp *o, Ex e, const Grid2 *g, const char *tile) {
     Val frag = 0, scale = scaled_by(c, o, e, &frag);
     Operands all = operands(c, e);
     if (scale) all = (Operands){.c = c, .n = 1, .v = {scale}};
     bool hoisted = hoist_rows(c, &all, g);
-    ssd_cuda_line(c, "#pragma unroll");
-    ssd_cuda_open(c, "for (int e = 0; e < %lld; e++)", (long long)(g->words * g->blocks));
+    const TOp *load = NULL; // that waited for this map
+    for (int i = 0; i < all.n; i++)
+        if (space(c, all.v[i]) == SP_ACC && ssd_cuda_late(c, all.v[i]))
+            load = ssd_cuda_late(c, all.v[i]);
+    if (load) {
+        ssd_cuda_line(c, "each_pair<%lld, %lld>([&](int e, float2 %s) {", (long long)g->words,
+                      (long long)g->blocks, c->name[load->out]);
+        c->indent++;
+    } else {
+        ssd_cuda_line(c, "#pragma unroll");
+        ssd_cuda_open(c, "for (int e = 0; e < %lld; e++)", (long long)(g->words * g->blocks));
+    }
     declare_pairs(c, &all, g);
     if (scale) {
+        fetch_late(c, frag);
         ssd_cuda_line(c, "%s[e] = scaled(%s[e], %s);", regs(c, o->out), regs(c, frag),
                       both(c, scale, g));
     } else if (o->op == TOP_LOAD) {
@@ -341,12 +367,35 @@ static void map_pairs(Cuda *c, const TOp *o, Ex e, const Grid2 *g) {
         ssd_cuda_line(c, "const float2 value = %s;", pair_value(c, e, &all, g, dtype, to));
         c->select = false;
     }
-    if (o->op == TOP_STORE)
+    if (tile)
+        ssd_cuda_line(c, "%s[2*e] = value.x, %s[2*e + 1] = value.y;", tile, tile);
+    else if (o->op == TOP_STORE)
         stored(c, o, g);
     else if (!scale)
         put_word(c, o->out);
-    ssd_cuda_close(c);
+    if (load) {
+        c->indent--;
+        ssd_cuda_line(c, "}, %s);", whole(c, load, g));
+    } else {
+        ssd_cuda_close(c);
+    }
     if (hoisted) ssd_cuda_close(c);
+}
+
+static bool moved_whole(Cuda *c, const TOp *o, const Grid2 *g) {
+    const Expr *x = o->op == TOP_LOAD ? NULL : &c->p->exs.v[o->e];
+    Val v = !x ? o->out : x->kind == EX_VAL ? x->val : 0; // 0: an expression
+    const char *tile = v ? regs(c, v) : "tile", *where = whole(c, o, g);
+    if (!where || (v && (space(c, v) != SP_ACC || val(c, v)->dtype != SSD_F32))) return false;
+    if (!v) {
+        open_scope(c);
+        ssd_cuda_line(c, "float tile[%lld];", (long long)(2 * g->words * g->blocks));
+        map_pairs(c, o, o->e, g, tile);
+    }
+    ssd_cuda_line(c, "%s_pairs<%lld, %lld>(%s, %s);", o->op == TOP_LOAD ? "load" : "store",
+                  (long long)g->words, (long long)g->blocks, tile, where);
+    if (!v) ssd_cuda_close(c);
+    return true;
 }
 
 // --- Into a tile of a slot ----------------------------------------------------------------------
@@ -565,27 +614,17 @@ void ssd_cuda_frag_elements(Cuda *c, const TOp *o) {
     if (o->op == TOP_INTO)
         into_tile(c, o, &g);
     else if ((o->op != TOP_LOAD && o->op != TOP_STORE) || !moved_whole(c, o, &g))
-        map_pairs(c, o, e, &g);
+        map_pairs(c, o, e, &g, NULL);
 }
 
 // --- Copies -------------------------------------------------------------------------------------
 static void copy_fragment(Cuda *c, const TOp *o) { // @sw128 -> @frag
     const Lay *l = &val(c, o->out)->lay;
-    const CudaView *w = ssd_cuda_view_of(c, o->a);
-    Grid2 g = grid_of(c, l->ax[0], l->ax[1]);
-    bool turned = w->ax[w->n - 1] == g.r;
-    i64 steps = g.columns / 16;
-    const char *block =
-        g.blocks == 1 ? "" : ssd_arena_printf(c->a, "e / %lld * ", (long long)steps);
-    const char *step = g.blocks == 1 ? "e" : ssd_arena_printf(c->a, "e %% %lld", (long long)steps);
-    const char *piece = *block ? ssd_arena_printf(c->a, "%s8 + ", block) : "",
-               *row = *block ? ssd_arena_printf(c->a, "%s64 + ", block) : "";
-    const char *at = turned ? ssd_arena_printf(c->a, "%s * 16, %swarp %% 4 * 2", step, piece)
-                            : ssd_arena_printf(c->a, "%swarp %% 4 * 16, %s * 2", row, step);
+    if (ssd_cuda_late(c, o->out)) return;
     ssd_cuda_line(c, "#pragma unroll");
-    ssd_cuda_line(c, "for (int e = 0; e < %lld; e++) load_fragment<%lld, %s>(%s + 4*e, %s, %s);",
-                  (long long)(steps * g.blocks), (long long)size(c, w->ax[w->n - 2]),
-                  turned ? "true" : "false", regs(c, o->out), ssd_cuda_tile(c, w, 0, 0), at);
+    ssd_cuda_line(c, "for (int e = 0; e < %lld; e++) %s",
+                  (long long)(size(c, l->ax[0]) / 64 * (size(c, l->ax[1]) / 16)),
+                  ssd_cuda_fragment_step(c, o, "e"));
 }
 
 void ssd_cuda_frag_copy(Cuda *c, const TOp *o) {

@@ -8,7 +8,8 @@
 //             bulk_load(x_, &args.map[0], in.full(), 0, u, c*64, b);
 //         }
 //     } else {
-//         fetch_tile<64, 64, 1, 32>(x_, lane, [&](int row) { return part(x.spot(b, c*64, u, 0),
+//         fetch_tile<64, 64, 64, 1, 32, 0>(x_, lane, [&](int row) { return part(x, x.spot(b, c*64,
+//         u, 0),
 //             x.stride[1], x.stride[3], -(c*64), (int)x.dim[1] - c*64, 0, 64); });
 //     }
 #include "cuda_emit.h"
@@ -88,21 +89,32 @@ static const char *origin(Cuda *c, Ex e, u8 row, u8 column) {
     return s;
 }
 
-// Which of the tile's rows (or columns) are in the tensor: `, -(c*64), (int)x.dim[1] - (c*64)`.
-// NULL: it cannot be said so.
-static const char *extent(Cuda *c, const TOp *o, u8 axis, u8 other) {
-    const char *all = NULL;
+// Which of the tile's rows (or columns) are in the tensor: `, -(c*64), (int)x.dim[1] - (c*64)`, or
+// backwards; and before `limit`, unless that is NULL. NULL: it cannot be said so.
+static const char *extent(Cuda *c, const TOp *o, u8 axis, u8 other, const char *limit) {
+    const char *top = NULL,
+               *bottom = ssd_arena_printf(c->a, "%lld", (long long)ssd_cuda_size(c, axis));
     for (int d = 0; d < o->nidx; d++) {
         i64 coef[256] = {0};
         if (!ssd_cuda_ex_has(c, o->idx[d], axis) || ssd_cuda_in_range(c, o, d)) continue;
-        if (all || ssd_cuda_ex_has(c, o->idx[d], other)) return NULL;
-        if (!ssd_nest_affine(c->p, o->idx[d], coef) || coef[axis] != 1) return NULL;
-        const char *at = origin(c, o->idx[d], axis, other), *tensor = c->tensor[o->tensor];
-        all = strcmp(at, "0")
-                  ? ssd_arena_printf(c->a, "-(%s), (int)%s.dim[%d] - (%s)", at, tensor, d, at)
-                  : ssd_arena_printf(c->a, "0, (int)%s.dim[%d]", tensor, d);
+        if (top || ssd_cuda_ex_has(c, o->idx[d], other)) return NULL;
+        if (!ssd_nest_affine(c->p, o->idx[d], coef)) return NULL;
+        const char *at = origin(c, o->idx[d], axis, other),
+                   *dim = ssd_arena_printf(c->a, "(int)%s.dim[%d]", c->tensor[o->tensor], d);
+        if (coef[axis] == -1) {
+            top = ssd_arena_printf(c->a, "(%s) + 1 - %s", at, dim);
+            bottom = ssd_arena_printf(c->a, "(%s) + 1", at);
+        } else if (coef[axis] != 1) {
+            return NULL;
+        } else if (strcmp(at, "0")) {
+            top = ssd_arena_printf(c->a, "-(%s)", at);
+            bottom = ssd_arena_printf(c->a, "%s - (%s)", dim, at);
+        } else {
+            top = "0", bottom = dim;
+        }
     }
-    return all ? all : ssd_arena_printf(c->a, "0, %lld", (long long)ssd_cuda_size(c, axis));
+    if (limit) bottom = ssd_arena_printf(c->a, "minimum(%s, %s)", bottom, limit);
+    return ssd_arena_printf(c->a, "%s, %s", top ? top : "0", bottom);
 }
 
 // `[&](int row) { return part(..); }`, where rows, and columns, are in the tensor from one on to
@@ -110,26 +122,57 @@ static const char *extent(Cuda *c, const TOp *o, u8 axis, u8 other) {
 static const char *part(Cuda *c, const TOp *o, const Move *m) {
     if (m->n < 2) return NULL;
     u8 row = m->ax[m->n - 2], column = m->ax[m->n - 1];
-    if (o->when && (ssd_cuda_ex_has(c, o->when, row) || ssd_cuda_ex_has(c, o->when, column)))
-        return NULL;
+    bool cut = o->when && ssd_cuda_ex_has(c, o->when, row);
+    if (o->when && ssd_cuda_ex_has(c, o->when, column)) return NULL;
+    if (cut && !ssd_cuda_cut(c, o, row)) return NULL;
+    const char *t = c->tensor[o->tensor], *limit = NULL,
+               *there = o->when && !cut ? ssd_cuda_factor(c, o->when) : "";
+    if (cut)
+        limit = ssd_arena_printf(c->a, "%s - (%s)", ssd_cuda_ex(c, ex(c, o->when)->arg[1]),
+                                 origin(c, ex(c, o->when)->arg[0], row, column));
     for (int d = 0; d < o->nidx; d++) {
         const Ex e = o->idx[d];
         bool along = ssd_cuda_ex_has(c, e, row) || ssd_cuda_ex_has(c, e, column);
-        if (!along && !ssd_cuda_in_range(c, o, d)) return NULL;
+        if (along || ssd_cuda_in_range(c, o, d)) continue;
+        there = ssd_arena_printf(c->a, "%s%s(u32)(%s) < (u64)%s.dim[%d]", there,
+                                 *there ? " && " : "", ssd_cuda_ex(c, e), t, d);
     }
     const char *down = ssd_cuda_step(c, o, row), *across = ssd_cuda_step(c, o, column),
-               *rows = extent(c, o, row, column), *columns = extent(c, o, column, row), *spot = "";
+               *rows = extent(c, o, row, column, limit), *columns = extent(c, o, column, row, NULL),
+               *spot = "";
     if (!down || !across || !rows || !columns) return NULL;
     for (int d = 0; d < o->nidx; d++)
         spot = ssd_arena_printf(c->a, "%s%s%s", spot, d ? ", " : "",
                                 origin(c, o->idx[d], row, column));
     const char *lines = leading(c, m), *none = "";
-    if (o->when)
-        none = ssd_arena_printf(c->a, "if (!%s) return part(%s.data, 0, 0, 0, 0, 0, 0); ",
-                                ssd_cuda_factor(c, o->when), c->tensor[o->tensor]);
-    return ssd_arena_printf(c->a, "[&](int%s) { %s%sreturn part(%s.spot(%s), %s, %s, %s, %s); }",
-                            *lines ? " row" : "", lines, none, c->tensor[o->tensor], spot, down,
-                            across, rows, columns);
+    if (*there)
+        none = ssd_arena_printf(c->a, "if (!(%s)) return part(%s, %s.data, 0, 0, 0, 0, 0, 0); ",
+                                there, t, t);
+    return ssd_arena_printf(
+        c->a, "[&](int%s) { %s%sreturn part(%s, %s.spot(%s), %s, %s, %s, %s); }",
+        *lines ? " row" : "", lines, none, t, t, spot, down, across, rows, columns);
+}
+
+// Of a tile's columns those that the tensor has, whatever the sizes of a launch.
+static i64 used_columns(Cuda *c, const TOp *o, const Move *m) {
+    i64 n = m->size[m->n - 1];
+    for (int d = 0; d < o->nidx; d++) {
+        const Expr *dim = ex(c, c->p->tensors.v[o->tensor].dim[d]);
+        if (ssd_cuda_ex_has(c, o->idx[d], m->ax[m->n - 1]) && dim->kind == EX_NUM)
+            n = MIN(n, (i64)dim->num);
+    }
+    return n;
+}
+
+// Bytes that rows without gaps can be copied in; 0: bulk copies do that.
+static int expected_unit(Cuda *c, const TOp *o) {
+    const TTensor *t = &c->p->tensors.v[o->tensor];
+    const Expr *row = t->rank ? ex(c, t->dim[t->rank - 1]) : NULL;
+    i64 bytes = row && row->kind == EX_NUM ? (i64)row->num * 2 : 16;
+    ArtMap map;
+    int dim_of[6], unit = 16;
+    while (bytes % unit) unit /= 2;
+    return unit == 16 && !o->when && ssd_cuda_map(c, o, &map, dim_of) ? 0 : unit;
 }
 
 static void copy_by_threads(Cuda *c, const TOp *o, const Move *m) {
@@ -142,13 +185,16 @@ static void copy_by_threads(Cuda *c, const TOp *o, const Move *m) {
                       pieces ? "true" : "false", m->tile, ssd_cuda_thread(c), element(c, o, m));
         return;
     }
-    const char *whole = part(c, o, m), *own = "";
-    if (whole && o->op == TOP_SEND)
-        own = ssd_cuda_sends_own(c, ssd_timed_slot_ring(c->p, c->k, base)) ? ", true" : ", false";
-    ssd_cuda_line(c, "%s_%s<%lld, %lld, %lld, %d%s>(%s, %s, %s);",
-                  o->op == TOP_SEND ? "send" : "fetch", whole ? "tile" : "elements",
-                  (long long)rows, (long long)columns, (long long)m->leading,
-                  ssd_cuda_role_threads(c), own, m->tile, ssd_cuda_thread(c),
+    const char *whole = part(c, o, m), *how = "";
+    bool sends = o->op == TOP_SEND;
+    if (whole && sends)
+        how = ssd_cuda_sends_own(c, ssd_timed_slot_ring(c->p, c->k, base)) ? ", true" : ", false";
+    else if (whole)
+        how = ssd_arena_printf(c->a, ", %d", expected_unit(c, o));
+    ssd_cuda_line(c, "%s_%s<%lld, %lld, %s%lld, %d%s>(%s, %s, %s);", sends ? "send" : "fetch",
+                  whole ? "tile" : "elements", (long long)rows, (long long)columns,
+                  whole ? ssd_arena_printf(c->a, "%lld, ", (long long)used_columns(c, o, m)) : "",
+                  (long long)m->leading, ssd_cuda_role_threads(c), how, m->tile, ssd_cuda_thread(c),
                   whole ? whole : element(c, o, m));
 }
 
@@ -199,13 +245,12 @@ static void note_copies(Cuda *c, const TOp *o, void *to) {
     else
         k->maps |= 1u << ssd_cuda_map_number(c, &m);
 }
-void ssd_cuda_where_copied(Cuda *c, const TOp *ring, const char *statement) {
+const char *ssd_cuda_copied(Cuda *c, const TOp *ring) {
     Copies k = {.ring = ring};
     each_op(c, &c->k->body, note_copies, &k);
-    if (k.always)
-        ssd_cuda_line(c, "%s", statement);
-    else if (k.any)
-        ssd_cuda_line(c, "if ((args.maps_made & %u) != %u) %s", k.maps, k.maps, statement);
+    if (k.always) return "true";
+    if (!k.any) return NULL;
+    return ssd_arena_printf(c->a, "(args.maps_made & %u) != %u", k.maps, k.maps);
 }
 
 // --- By bulk copies -----------------------------------------------------------------------------
@@ -268,7 +313,7 @@ void ssd_cuda_move(Cuda *c, const TOp *o) {
         return;
     }
     int n = ssd_cuda_map_number(c, &map);
-    const char *when = o->when ? ssd_arena_printf(c->a, " && %s", ssd_cuda_factor(c, o->when)) : "";
+    const char *when = o->when ? ssd_arena_printf(c->a, " && %s", ssd_cuda_whole(c, o)) : "";
     ssd_cuda_open(c, "if (%sargs.maps_made >> %d & 1%s%s)", *when ? "(" : "", n, *when ? ")" : "",
                   when);
     ssd_cuda_open(c, "if (%s == 0)", ssd_cuda_thread(c));

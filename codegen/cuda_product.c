@@ -193,6 +193,10 @@ static void mma_sync(Cuda *c, const TOp *o, const Product *p) {
                       (long long)size(c, w->ax[w->n - 2]), p->turned_a ? "true" : "false",
                       ssd_cuda_tile(c, w, 0, 0), at);
     } else {
+        const TOp *copy = ssd_cuda_late(c, o->a);
+        const char *step =
+            many ? ssd_arena_printf(c->a, "(block * %lld + e)", (long long)p->depth / 16) : "e";
+        if (copy) ssd_cuda_line(c, "%s", ssd_cuda_fragment_step(c, copy, step));
         a = ssd_arena_printf(c->a, "%s + 4*e", at_block(c, regs(c, o->a), p->depth / 4, many));
     }
     ssd_cuda_line(c, "mma_step<%lld, %lld, %s>(%s, %s, %s, e, %s());", (long long)p->columns,

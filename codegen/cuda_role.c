@@ -105,6 +105,8 @@ static const TOp *definition(const TBlock *b, Val v) {
     return NULL;
 }
 
+const TOp *ssd_cuda_definition(const Cuda *c, Val v) { return definition(&c->k->body, v); }
+
 static void view_slot(Cuda *c, Val v, CudaView *out) {
     const Lay *l = &val(c, v)->lay;
     i64 stride = l->space == SP_SW128 ? 2 : 1;
@@ -268,9 +270,9 @@ static void publish(Cuda *c, const TOp *o) {
             ssd_cuda_line(c, "role_sync(%s, %d);", role_barrier(c), ssd_cuda_role_threads(c));
         return;
     }
-    if (fetches) ssd_cuda_where_copied(c, r.op, ssd_arena_printf(c->a, "%s.lands();", place(c, o)));
+    const char *copied = fetches ? ssd_cuda_copied(c, r.op) : NULL;
     if (!fetches && c->m->wgmma && ring_read_beside(c, r.op)) ssd_cuda_line(c, "fence_async();");
-    ssd_cuda_line(c, "%s.publish();", place(c, o));
+    ssd_cuda_line(c, "%s.publish(%s);", place(c, o), copied ? copied : "");
 }
 
 static void wait_for_loads(Cuda *c, const Ring *r) {
@@ -298,7 +300,11 @@ static void release(Cuda *c, const TOp *o) {
 
 static void acquire(Cuda *c, const TOp *o) {
     c->place[o->a] = place(c, o);
-    if (!ring_of(c, o->a).own) ssd_cuda_line(c, "%s.acquire();", place(c, o));
+    Ring r = ring_of(c, o->a);
+    if (!r.own)
+        ssd_cuda_line(c, "%s.acquire();", place(c, o));
+    else if (r.op->depth == 1) // all have read what was there
+        ssd_cuda_line(c, "role_sync(%s, %d);", role_barrier(c), ssd_cuda_role_threads(c));
     enter(c, o);
 }
 static void await(Cuda *c, const TOp *o) {
@@ -306,7 +312,8 @@ static void await(Cuda *c, const TOp *o) {
     ssd_cuda_line(c, "%s.await();", place(c, o));
     for (const TOp *s = c->m->wgmma ? r.op->body.first : NULL; s; s = s->next) {
         if (!any_op(c, &c->role->body, reads_beside, &s->out)) continue;
-        ssd_cuda_where_copied(c, r.op, "fence_async();");
+        const char *copied = ssd_cuda_copied(c, r.op);
+        if (copied) ssd_cuda_line(c, "if (%s) fence_async();", copied);
         break;
     }
     enter(c, o);
@@ -369,8 +376,9 @@ bool ssd_cuda_timed_op(Cuda *c, const TOp *o) {
     case TOP_FILL:
     case TOP_LOAD:
         if (!in_registers(c, o->out)) return false;
+        if (ssd_cuda_late(c, o->out)) return true;
         if (c->rows[o->out]) {
-            ssd_cuda_cook_load(c, o);
+            ssd_cuda_wait_rows(c, o);
             return true;
         }
         ssd_cuda_frag_elements(c, o);
@@ -422,7 +430,7 @@ static void role(Cuda *c, const TOp *o) {
             declare_ring(c, r);
             declare_tiles(c, r);
         }
-    ssd_cuda_cook_begin(c);
+    ssd_cuda_waits_begin(c);
     c->flying.n = 0;
     c->nloads = 0;
     c->settled = 0;

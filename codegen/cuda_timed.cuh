@@ -40,18 +40,20 @@ template <int depth, int bytes> struct Ring {
     DEVICE void await() const { barrier_wait(full(), round); }
     DEVICE void next() {
         if (++slot == depth) slot = 0, round ^= 1;
+        // The addresses of many tiles that never move would be made ahead of the loop, and kept in registers.
+        if (depth == 1 && bytes > 16384) asm volatile("" : "+r"(slot));
     }
     // Each lane arrives for itself. One for its warp costs the same, but racecheck would not understand it.
-    DEVICE void publish() {
-        barrier_arrive(full());
+    // `copied`: when what this lane copied has landed.
+    DEVICE void publish(bool copied = false) {
+        if (copied) asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(full()) : "memory");
+        else barrier_arrive(full());
         next();
     }
     DEVICE void release() {
         barrier_arrive(empty());
         next();
     }
-    // Before that: the slot is not full before what this lane copies has landed.
-    DEVICE void lands() const { asm volatile("cp.async.mbarrier.arrive.shared.b64 [%0];" ::"r"(full()) : "memory"); }
     DEVICE u32 at(int offset) const { return first + slot * bytes + offset; }
     template <class T> DEVICE T *rows(int offset) const { return (T *)__cvta_shared_to_generic(at(offset)); }
 };
@@ -111,106 +113,192 @@ template <int bytes> DEVICE void copy(u32 to, const void *from, int there) {  //
     else asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(to), "l"(at), "n"(bytes), "r"(there) : "memory");
 }
 // What there is of a tile in a tensor: rows top .. bottom - 1 and columns left .. right - 1. Its first element would
-// lie at `first`; rows and columns are so many elements apart.
+// lie at `first`; rows and columns are so many elements apart. From `low` to `high` memory is the tensor's.
 template <class T> struct Part {
-    T *first;
+    T *first, *low, *high;
     i64 down, across;
     int top, bottom, left, right;
 
     DEVICE int unit() const {  // bytes that all its rows may be moved in
-        const u32 low = ((u32)(u64)first | (u32)down * 2) & 15;
-        return across != 1 || left > 0 ? 2 : low == 0 ? 16 : low == 8 ? 8 : low % 4 == 0 ? 4 : 2;
+        const u32 odd = ((u32)(u64)first | (u32)down * 2) & 15;
+        return across != 1 || left > 0 ? 2 : odd == 0 ? 16 : odd == 8 ? 8 : odd % 4 == 0 ? 4 : 2;
     }
     DEVICE bool has(int row) const { return (u32)(row - top) < (u32)maximum(bottom - top, 0); }
     DEVICE T *at(int row, int column) const { return first + row * down + column * across; }
+    DEVICE bool granules(int rows) const {  // may its rows be read in whole ones, 16 bytes of memory?
+        const int from = maximum(top, 0), to = maximum(minimum(bottom, rows) - 1, from);
+        const u64 a = (u64)at(from, 0), b = (u64)at(to, 0), end = (a < b ? b : a) + 2 * right;
+        return across == 1 && left <= 0 && ((a < b ? a : b) & ~15ull) >= (u64)low && (end + 15 & ~15ull) <= (u64)high;
+    }
 };
-template <class T> DEVICE Part<T> part(T *first, i64 down, i64 across, int top, int bottom, int left, int right) {
-    return Part<T>{first, down, across, top, bottom, left, right};
+template <class T, int rank>
+DEVICE Part<T> part(const Tensor<T, rank> &of, T *first, i64 down, i64 across, int top, int bottom, int left, int right) {
+    T *last = of.last();
+    return {first, of.data < last ? of.data : last, (of.data < last ? last : of.data) + 1, down, across, top, bottom, left, right};
 }
-#if WGMMA
-#define COPIES_AHEAD _Pragma("unroll 1")  // the role that copies has few registers, and seldom copies itself
-#else
-#define COPIES_AHEAD _Pragma("unroll 4")
-#endif
-template <int rows, int columns, int threads, int unit, class T> DEVICE void fetch_part(u32 tile, int thread, const Part<T> &p) {
-    constexpr int step = unit / 2, wide = columns / step, beside = wide < threads ? wide : threads, pass = threads / beside;
-    const int first = thread / beside;  // of its rows; a thread keeps to a column while it goes down
-    if (first >= pass) return;
-    const u32 height = maximum(p.bottom - p.top, 0);
-    const i64 down = pass * p.down;
+template <class V> DEVICE void put_piece(u32 to, V v) { *(V *)__cvta_shared_to_generic(to) = v; }
+// Copies arrive at barriers by themselves: behind what was written plainly beside them.
+DEVICE void written() { __threadfence_block(); }
+// Lanes for `wide` pieces beside each other: many, for whole lines of memory, but few of them idle.
+static DEVICE constexpr int lanes_beside(int wide, int threads) {
+    int n = threads < 32 ? threads : 32;
+    while (4 * wide < 3 * n * ((wide + n - 1) / n)) n /= 2;
+    return n;
+}
+// In pieces of 16, 8 or 4 bytes. A thread keeps to a column and goes down the rows; `often`: several at a time.
+template <int rows, int columns, int threads, int unit, bool often, class T> DEVICE void fetch_part(u32 tile, int thread, const Part<T> &p) {
+    constexpr int step = unit / 2, wide = columns / step, beside = lanes_beside(wide, threads), pass = threads / beside;
+    constexpr int most = WGMMA ? 8 : 4, ahead = often && rows % (most * pass) == 0 ? most : 1;
+    static_assert((pass & (pass - 1)) == 0, "a step down changes the same bits of the swizzle in every row");
+    const int first = thread / beside;  // of its rows
+    const i64 down = pass * p.down * 2;
     #pragma unroll 1
     for (int column = thread % beside * step; column < columns; column += beside * step) {
-        const u32 to = piece_at<rows>(tile, 0, column / 8) + column % 8 * 2;
+        const u32 to = piece_at<rows>(tile, first, column / 8) + column % 8 * 2;
         const int there = 2 * maximum(minimum(p.right - column, step), 0);
-        const T *from = p.at(first, column);
-        if constexpr (unit > 2) {
-            int below = first - p.top;  // the first row that is there
-            COPIES_AHEAD
-            for (u32 row = first * 128; row < rows * 128; row += pass * 128, from += down, below += pass)
-                copy<unit>((to + row) ^ (row >> 3 & 0x70), from, (u32)below < height ? there : 0);
-        } else {
-            constexpr int batch = WGMMA ? 2 : 4;
-            const bool inside = there > 0 && column >= p.left;
+        u64 from = (u64)p.at(first, column);
+        asm volatile("" : "+l"(from));  // an address, not to be put together again for each copy
+        if (ahead > 1 && p.top <= 0 && p.bottom >= rows) {
             #pragma unroll 1
-            for (int row = first; row < rows; row += batch * pass) {
-                u16 some[batch];
+            for (u32 block = 0; block < rows * 128; block += ahead * pass * 128) {
                 #pragma unroll
-                for (int i = 0; i < batch; i++, from += down) some[i] = inside && (u32)(row + i * pass - p.top) < height ? from->bits : 0;
-                #pragma unroll
-                for (int i = 0; i < batch; i++) {
-                    const u32 r = (row + i * pass) * 128;
-                    if (r < rows * 128) asm volatile("st.shared.u16 [%0], %1;" ::"r"((to + r) ^ (r >> 3 & 0x70)), "h"(some[i]) : "memory");
-                }
+                for (int i = 0; i < ahead; i++, from += down)
+                    copy<unit>((to ^ (i * pass % 8 << 4)) + block + i * pass * 128, (const T *)from, there);
             }
+        } else {
+            #pragma unroll 1
+            for (int row = first; row < rows; row += pass, from += down)
+                copy<unit>((to ^ ((row - first) % 8 << 4)) + (row - first) * 128, (const T *)from, p.has(row) ? there : 0);
         }
     }
 }
-template <int rows, int columns, int tiles, int threads, class F> DEVICE void fetch_tile(u32 tile, int thread, F part_at) {
+// Element by element.
+template <int rows, int columns, int threads, class T> DEVICE void fetch_singly(u32 tile, int thread, const Part<T> &p) {
+    constexpr int wide = columns < threads ? columns : threads, pass = threads / wide, batch = WGMMA ? 2 : 4;
+    const int first = thread / wide;
+    if (first >= pass) return;
+    #pragma unroll 1
+    for (int column = thread % wide; column < columns; column += wide) {
+        const bool inside = column >= p.left && column < p.right;
+        const T *from = p.at(first, column);
+        #pragma unroll 1
+        for (int row = first; row < rows; row += batch * pass) {
+            u16 some[batch];
+            #pragma unroll
+            for (int i = 0; i < batch; i++, from += pass * p.down) some[i] = inside && p.has(row + i * pass) ? from->bits : 0;
+            #pragma unroll
+            for (int i = 0; i < batch; i++)
+                if (row + i * pass < rows) put_piece(piece_at<rows>(tile, row + i * pass, column / 8) + column % 8 * 2, some[i]);
+        }
+    }
+    written();
+}
+// Where rows begin anywhere: pieces are put together from two granules. Few loads are under way at once; that the next
+// tile's need not wait for memory, it is asked for here.
+template <int rows, int columns, int used, int threads, class T> DEVICE void fetch_shifted(u32 tile, int thread, const Part<T> &p) {
+    constexpr int wide = (used + 7) / 8, pads = columns / 8 - wide, batch = WGMMA ? 2 : 4;
+    #pragma unroll 1
+    for (int e = thread; e < rows * wide; e += batch * threads) {
+        uint4 low[batch], high[batch];
+        #pragma unroll
+        for (int i = 0; i < batch; i++) {
+            const int row = (e + i * threads) / wide, column = (e + i * threads) % wide * 8;
+            const u64 from = (u64)p.at(row, column), at = from & ~15ull;
+            const int there = row < rows && p.has(row) ? p.right - column : 0;
+            const u64 next = at + rows * p.down * 2;
+            low[i] = high[i] = make_uint4(0, 0, 0, 0);
+            if (there > 0) low[i] = __ldg((const uint4 *)at);
+            if ((int)(from & 15) + 2 * minimum(there, 8) > 16) high[i] = __ldg((const uint4 *)(at + 16));
+            if (next >= (u64)p.low && next < (u64)p.high) asm volatile("prefetch.global.L2 [%0];" ::"l"(next));
+        }
+        #pragma unroll
+        for (int i = 0; i < batch; i++) {
+            const int row = (e + i * threads) / wide, column = (e + i * threads) % wide * 8, there = p.right - column;
+            const u32 odd = (u32)(u64)p.at(row, column);
+            u32 w[8] = {low[i].x, low[i].y, low[i].z, low[i].w, high[i].x, high[i].y, high[i].z, high[i].w};
+            #pragma unroll
+            for (int k = 0; k < 6; k++) w[k] = odd & 8 ? w[k + 2] : w[k];
+            #pragma unroll
+            for (int k = 0; k < 5; k++) w[k] = odd & 4 ? w[k + 1] : w[k];
+            #pragma unroll
+            for (int k = 0; k < 4; k++) {
+                w[k] = (u32)(((u64)w[k + 1] << 32 | w[k]) >> (odd & 2) * 8);
+                w[k] &= there >= 2 * k + 2 ? ~0u : there > 2 * k ? 0xffffu : 0u;
+            }
+            if (row < rows) put_piece(piece_at<rows>(tile, row, column / 8), make_uint4(w[0], w[1], w[2], w[3]));
+        }
+    }
+    #pragma unroll 1
+    for (int row = thread; row < rows; row += threads) {
+        #pragma unroll
+        for (int k = 0; k < pads; k++) put_piece(piece_at<rows>(tile, row, wide + k), make_uint4(0, 0, 0, 0));
+    }
+    written();
+}
+// `often`: the unit that is to be expected, 0: this is seldom done. `used`: of the tile's columns the tensor has.
+template <int rows, int columns, int used, int tiles, int threads, int often, class F> DEVICE void fetch_tile(u32 tile, int thread, F part_at) {
     #pragma unroll 1
     for (int t = 0; t < tiles; t++, tile += (columns + 63) / 64 * (rows * 128)) {
         const auto p = part_at(t * rows);
         const int unit = p.unit();
-        if (unit == 16) fetch_part<rows, columns, threads, 16>(tile, thread, p);
-        else if (unit == 8) fetch_part<rows, columns, threads, 8>(tile, thread, p);
-        else if (unit == 4) fetch_part<rows, columns, threads, 4>(tile, thread, p);
-        else fetch_part<rows, columns, threads, 2>(tile, thread, p);
+        if constexpr (often == 2) {
+            if (p.granules(rows)) fetch_shifted<rows, columns, used, threads>(tile, thread, p);
+            else fetch_singly<rows, columns, threads>(tile, thread, p);
+            continue;
+        }
+        constexpr int best = often ? often : 16;
+        if (unit >= best) fetch_part<rows, columns, threads, best, often != 0>(tile, thread, p);
+        else if (best > 8 && unit == 8) fetch_part<rows, columns, threads, 8, false>(tile, thread, p);
+        else if (best > 4 && unit >= 4) fetch_part<rows, columns, threads, 4, false>(tile, thread, p);
+        else fetch_singly<rows, columns, threads>(tile, thread, p);
     }
 }
 // `own`: a warp's part of each 64 columns are the 16 that it wrote itself.
-template <int rows, int columns, int threads, bool own, int unit, class T> DEVICE void send_part(u32 tile, int thread, const Part<T> &p) {
-    constexpr int step = unit / 2, mine = 16 / step, wide = own ? (columns + 63) / 64 * mine : columns / step;
-    constexpr int workers = own ? 32 : threads, beside = wide < workers ? wide : workers, pass = workers / beside;
+template <int rows, int columns, int used, int threads, bool own, int unit, class T> DEVICE void send_part(u32 tile, int thread, const Part<T> &p) {
+    constexpr int step = unit / 2, mine = 16 / step, wide = own ? (columns + 63) / 64 * mine : (used + step - 1) / step;
+    constexpr int workers = own ? 32 : threads, beside = lanes_beside(wide, workers), pass = workers / beside;
+    constexpr int ahead = rows % (4 * pass) == 0 ? 4 : 1;
     struct __align__(unit) Piece { u16 bits[step]; };
     const int worker = thread % workers, first = worker / beside;
-    if (first >= pass) return;
+    const i64 down = pass * p.down * 2;
     #pragma unroll 1
     for (int k = worker % beside; k < wide; k += beside) {
         const int column = own ? k / mine * 64 + thread / 32 * 16 + k % mine * step : k * step, there = minimum(p.right - column, step);
-        const u32 at = tile + column / 64 * (rows * 128) + column % 8 * 2;
-        T *to = p.at(first, column);
+        const u32 from = piece_at<rows>(tile, first, column / 8) + column % 8 * 2;
+        u64 to = (u64)p.at(first, column);
+        asm volatile("" : "+l"(to));
         if (there <= 0 || column < p.left) continue;
-        #pragma unroll 4
-        for (int row = first; row < rows; row += pass, to += pass * p.down) {
-            if (!p.has(row)) continue;
-            const Piece some = *(const Piece *)__cvta_shared_to_generic(at + row * 128 + ((column / 8 ^ row) % 8 << 4));
-            if (there == step) {
-                *(Piece *)to = some;
-            } else {
+        if (there == step && p.top <= 0 && p.bottom >= rows) {
+            #pragma unroll 1
+            for (int row = 0; row < rows; row += ahead * pass) {
+                Piece some[ahead];
+                #pragma unroll
+                for (int i = 0; i < ahead; i++)
+                    some[i] = *(const Piece *)__cvta_shared_to_generic((from ^ ((row + i * pass) % 8 << 4)) + (row + i * pass) * 128);
+                #pragma unroll
+                for (int i = 0; i < ahead; i++, to += down) *(Piece *)to = some[i];
+            }
+        } else {
+            #pragma unroll 1
+            for (int row = 0; row < rows; row += pass, to += down) {
+                if (!p.has(first + row)) continue;
+                const Piece some = *(const Piece *)__cvta_shared_to_generic((from ^ (row % 8 << 4)) + row * 128);
                 #pragma unroll
                 for (int i = 0; i < step; i++)
-                    if (i < there) to[i].bits = some.bits[i];
+                    if (i < there) ((T *)to)[i].bits = some.bits[i];
             }
         }
     }
 }
-template <int rows, int columns, int tiles, int threads, bool own, class F> DEVICE void send_tile(u32 tile, int thread, F part_at) {
+template <int rows, int columns, int used, int tiles, int threads, bool own, class F> DEVICE void send_tile(u32 tile, int thread, F part_at) {
     #pragma unroll 1
     for (int t = 0; t < tiles; t++, tile += (columns + 63) / 64 * (rows * 128)) {
         const auto p = part_at(t * rows);
         const int unit = p.unit();
-        if (unit == 16) send_part<rows, columns, threads, own, 16>(tile, thread, p);
-        else if (unit > 2) send_part<rows, columns, threads, own, 4>(tile, thread, p);
-        else send_part<rows, columns, threads, own, 2>(tile, thread, p);
+        if (unit == 16) send_part<rows, columns, used, threads, own, 16>(tile, thread, p);
+        else if (unit == 8) send_part<rows, columns, used, threads, own, 8>(tile, thread, p);
+        else if (unit == 4) send_part<rows, columns, used, threads, own, 4>(tile, thread, p);
+        else send_part<rows, columns, used, threads, own, 2>(tile, thread, p);
     }
 }
 // The same where a tile's elements lie anyhow: at(row, column) is where, null: nowhere. Rows of all tiles that follow
@@ -225,6 +313,7 @@ template <int rows, int columns, int tiles, int threads, class F> DEVICE void fe
         const u32 two = bits_of(at(row, column)) | bits_of(at(row, column + 1)) << 16;
         asm volatile("st.shared.u32 [%0], %1;" ::"r"(piece_at<rows>(tile + row / rows * bytes, row % rows, column / 8) + column % 8 * 2), "r"(two) : "memory");
     }
+    written();
 }
 template <int rows, int columns, int tiles, int threads, class F> DEVICE void send_elements(u32 tile, int thread, F at) {
     constexpr int bytes = (columns + 63) / 64 * (rows * 128);
@@ -261,6 +350,7 @@ template <int rows, int columns, int threads, bool pieces, class T, class F> DEV
             for (int i = 0; i < step; i++) bits[i] = bits_of(at(row, column + i));
             #pragma unroll
             for (int i = 0; i < step; i++) to[i].bits = (u16)bits[i];
+            written();
         }
     }
 }
@@ -363,31 +453,36 @@ enum { MANY = 1 << 30 };
 template <class T> DEVICE bool paired(const T *at, i64 row_step, i64 column_step, int columns) {
     return column_step == 1 && row_step % 2 == 0 && (u64)at % (2 * sizeof(T)) == 0 && columns % 2 == 0;
 }
-template <int words, int blocks, class T>
-DEVICE void load_pairs(float *d, T *at, i64 row_step, i64 column_step, int rows = MANY, int columns = MANY) {
+// One step after the other: known ahead, all addresses would want registers at once.
+template <class T> DEVICE T *step_on(T *p, i64 by) {
+    p += by;
+    asm("" : "+l"(p));
+    return p;
+}
+// Gives use(e, value) the words of a tile, one after the other, as they come.
+template <int words, int blocks, class T, class F>
+DEVICE void each_pair(F use, T *at, i64 row_step, i64 column_step, int rows = MANY, int columns = MANY) {
     const bool two = paired(at, row_step, column_step, columns);
     #pragma unroll
     for (int i = 0; i < 2 * blocks; i++) {
-        const int r = i / 2 * 64 + i % 2 * 8;
+        const int r = i / 2 * 64 + i % 2 * 8, first = i / 2 * words + i % 2;
         T *row = at + r * row_step;
-        float *v = d + i / 2 * (2 * words) + i % 2 * 2;
         if (!at || r >= rows) {
             #pragma unroll
-            for (int j = 0; j < words / 2; j++) v[4 * j] = v[4 * j + 1] = 0.0f;
+            for (int j = 0; j < words / 2; j++) use(first + 2 * j, make_float2(0, 0));
         } else if (two) {
             #pragma unroll
-            for (int j = 0; j < words / 2; j++) {
-                const float2 value = 8 * j < columns ? fetch2(row + 8 * j) : make_float2(0, 0);
-                v[4 * j] = value.x, v[4 * j + 1] = value.y;
-            }
+            for (int j = 0; j < words / 2; j++) use(first + 2 * j, 8 * j < columns ? fetch2(row + 8 * j) : make_float2(0, 0));
         } else {
             #pragma unroll
-            for (int j = 0; j < words / 2; j++, row += 8 * column_step) {
-                v[4 * j] = 8 * j < columns ? decode(fetch(row)) : 0.0f;
-                v[4 * j + 1] = 8 * j + 1 < columns ? decode(fetch(row + column_step)) : 0.0f;
-            }
+            for (int j = 0; j < words / 2; j++, row = step_on(row, 8 * column_step))
+                use(first + 2 * j, make_float2(8 * j < columns ? decode(fetch(row)) : 0.0f, 8 * j + 1 < columns ? decode(fetch(row + column_step)) : 0.0f));
         }
     }
+}
+template <int words, int blocks, class T>
+DEVICE void load_pairs(float *d, T *at, i64 row_step, i64 column_step, int rows = MANY, int columns = MANY) {
+    each_pair<words, blocks>([&](int e, float2 value) { d[2 * e] = value.x, d[2 * e + 1] = value.y; }, at, row_step, column_step, rows, columns);
     hold<2 * words * blocks>(d);  // converted, not to be converted later
 }
 template <int words, int blocks, class T>
@@ -405,7 +500,7 @@ DEVICE void store_pairs(const float *d, T *at, i64 row_step, i64 column_step, in
                 if (8 * j < columns) encode2(make_float2(v[4 * j], v[4 * j + 1]), row + 8 * j);
         } else {
             #pragma unroll
-            for (int j = 0; j < words / 2; j++, row += 8 * column_step) {
+            for (int j = 0; j < words / 2; j++, row = step_on(row, 8 * column_step)) {
                 if (8 * j < columns) encode(v[4 * j], row);
                 if (8 * j + 1 < columns) encode(v[4 * j + 1], row + column_step);
             }

@@ -7,7 +7,8 @@
 // tile runs along a dimension of its own, one element a step; the last one along the innermost. A
 // tile
 // @sw128 goes panel by panel, a tile @row whole. At run time the map may still be impossible
-// (strides that are no multiples of 16 bytes): then the role's threads copy.
+// (strides that are no multiples of 16 bytes), or the tile may be cut (the end of a sequence among
+// others): then the role's threads copy.
 #include "cuda_emit.h"
 
 #include <math.h>
@@ -94,6 +95,25 @@ static i64 divisor(const Cuda *c, Ex e, const CudaView *v) {
     return l;
 }
 
+bool ssd_cuda_cut(Cuda *c, const TOp *o, u8 axis) {
+    const Expr *x = &c->p->exs.v[o->when];
+    i64 coef[256] = {0};
+    return x->kind == EX_FN && x->fn == FN_LT && !ssd_cuda_ex_has(c, x->arg[1], axis) &&
+           ssd_nest_affine(c->p, x->arg[0], coef) && coef[axis] == 1;
+}
+
+const char *ssd_cuda_whole(Cuda *c, const TOp *o) {
+    CudaView v = moved(c, o);
+    const char *kept[6];
+    for (int i = 0; i < v.n; i++) {
+        kept[i] = c->axis[v.ax[i]];
+        c->axis[v.ax[i]] = ssd_arena_printf(c->a, "%lld", (long long)ssd_cuda_size(c, v.ax[i]) - 1);
+    }
+    const char *s = ssd_cuda_factor(c, o->when);
+    for (int i = 0; i < v.n; i++) c->axis[v.ax[i]] = kept[i];
+    return s;
+}
+
 bool ssd_cuda_map(Cuda *c, const TOp *o, ArtMap *out, int dim_of[6]) {
     CudaView v = moved(c, o);
     u8 dtype = c->p->tensors.v[o->tensor].dtype;
@@ -106,7 +126,8 @@ bool ssd_cuda_map(Cuda *c, const TOp *o, ArtMap *out, int dim_of[6]) {
     if (divisor(c, o->idx[o->nidx - 1], &v) * (i64)ssd_dtype_size((ssd_dtype)dtype) % 16)
         return false;
     for (int i = 0; i < v.n; i++)
-        if (o->when && ssd_cuda_ex_has(c, o->when, v.ax[i])) return false;
+        if (o->when && ssd_cuda_ex_has(c, o->when, v.ax[i]) && !ssd_cuda_cut(c, o, v.ax[i]))
+            return false;
     return sw128 ? panels(c, o, &v, dim_of, out) : whole(c, o, &v, dim_of, out);
 }
 

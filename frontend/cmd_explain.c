@@ -52,9 +52,9 @@ static void predict(const Cli *c, const Unit *u, Facts *f) {
     f->has_cost = !u->machine->gpu;
 }
 
-// A kernel of roles: who runs in how many warps and with how many registers, and how deep the rings
-// are.
-static void roles(const Prog *p, const TKernel *k, Text *out) {
+// A kernel of roles: who runs in how many warps and with how many registers, where those are too
+// few for its tiles by how many, and how deep the rings are.
+static void roles(const Prog *p, const TKernel *k, const Machine *m, Text *out) {
     const char *gap = "";
     ssd_text_printf(out, " {");
     for (const TOp *o = k->body.first; o; o = o->next) {
@@ -62,7 +62,9 @@ static void roles(const Prog *p, const TKernel *k, Text *out) {
         if (o->op == TOP_ROLE) {
             ssd_text_printf(out, "%s%s %d warp%s", gap, name, o->warps, o->warps == 1 ? "" : "s");
             if (o->copies > 1) ssd_text_printf(out, " x%d", o->copies);
+            int lack = ssd_timed_need(p, k, o, m->wgmma, true) - o->regs;
             ssd_text_printf(out, " r%d", o->regs);
+            if (lack > 0 && o->warps >= 4) ssd_text_printf(out, " (%d short)", lack);
         } else if (o->op == TOP_RING) {
             ssd_text_printf(out, "%sring %s x%d", gap, name, o->depth);
             if (o->copies > 1) ssd_text_printf(out, " x%d", o->copies);
@@ -88,7 +90,7 @@ static void gather(const Cli *c, const Unit *u, Facts *f) {
             ssd_ex_print(p, k->grid[g].size, &f->grid);
         }
         ssd_text_printf(&f->grid, ")");
-        if (timed) roles(p, k, &f->grid);
+        if (timed) roles(p, k, u->machine, &f->grid);
     }
     for (u32 i = 1; i < p->tensors.n; i++) f->workspaces += p->tensors.v[i].role == T_WS;
 }

@@ -115,25 +115,6 @@ static int step_rows(const Graph *g) {
     return rows;
 }
 
-// Bulk copies take rows of whole 16-byte pieces. Where an operand of products has others, by its
-// size alone, lanes copy; the other kind of roles does that better.
-static bool rows_in_pieces(const Graph *g) {
-    for (Ref s = 1; s < g->nodes.n; s++) {
-        if (g->nodes.v[s].op != OP_SSD) continue;
-        SsdAxes ax = ssd_graph_ssd_axes(g, s);
-        for (u32 i = 0; i < g->ins.n; i++) {
-            const Node *in = &g->nodes.v[g->ins.v[i]];
-            if (!in->naxes || ssd_dtype_size((ssd_dtype)in->dtype) != 2) continue;
-            AxisId last = in->ax[in->naxes - 1];
-            bool feature = false;
-            for (int d = 0; d < ax.nkey; d++) feature |= ax.key[d] == last;
-            for (int d = 0; d < ax.nvalue; d++) feature |= ax.value[d] == last;
-            if (feature && g->axes.v[last].size % 8) return false;
-        }
-    }
-    return true;
-}
-
 bool ssd_pass_form(Unit *u) {
     Schedule *s = &u->schedule, asked = *s;
     Needs f = needs(u->graph);
@@ -156,9 +137,6 @@ bool ssd_pass_form(Unit *u) {
     bool gpu = u->machine && u->machine->gpu;
     if (!s->block) s->block = gpu && u->graph->step ? step_rows(u->graph) : 8;
     if (s->hoist < 0) s->hoist = s->form == FORM_CHUNKED && !gpu;
-    if (s->wgmma < 0 && gpu && u->machine->wgmma && s->form == FORM_CHUNKED &&
-        !rows_in_pieces(u->graph))
-        s->wgmma = 0;
     if (!s->heads && gpu && s->form == FORM_CHUNKED && !f.vector_decay)
         s->heads = u->machine->wgmma && s->wgmma && !f.cooked ? 2 : 1;
     if (!choose_split(u, &f)) return false;

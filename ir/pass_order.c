@@ -21,7 +21,7 @@
 #include "pass.h"
 #include "timed.h"
 
-enum { OPS = 256, PRODUCTS = 16, ADDRESSES = 24 }; // registers of a thread for all but tiles
+enum { OPS = 256, PRODUCTS = 16 };
 
 typedef struct OpNode {
     TOp *op;
@@ -170,70 +170,6 @@ static void bring(Order *o, int i) {
     if (!o->node[i].done) emit(o, i);
 }
 
-// --- Registers ----------------------------------------------------------------------------------
-// The most words of register tiles that live at once in a body: a tile lives from the op that makes
-// it to the last that meets its registers; a product under way holds its operands until its wait; a
-// carry always lives.
-typedef struct Live {
-    Val regs;
-    int first, last;
-} Live;
-typedef struct Lives {
-    Order *o;
-    Live at[64];
-    int n, now;
-} Lives;
-
-static void live(Lives *l, Val regs) {
-    int k = 0;
-    while (k < l->n && l->at[k].regs != regs) k++;
-    if (k == (int)COUNTOF(l->at)) return;
-    if (k == l->n) l->at[l->n++] = (Live){.regs = regs, .first = l->now};
-    l->at[k].last = l->now;
-}
-static void touch(void *ctx, Val v) {
-    Lives *l = ctx;
-    const TVal *t = val(l->o, v);
-    if (t->lay.buf && (t->lay.space == SP_ACC || t->lay.space == SP_FRAG)) live(l, t->lay.buf);
-}
-
-static int words_of(const TBlock *b, Val regs) {
-    for (const TOp *o = b->first; o; o = o->next)
-        if (o->op == TOP_REGS && o->out == regs) return o->depth;
-    return 0;
-}
-
-static int peak(Order *o, const TOp *role, const TOp *loop) {
-    Lives l = {.o = o};
-    const TOp *product[PRODUCTS];
-    int n = 0, most = 0;
-    for (const TOp *op = loop->body.first; op; op = op->next, l.now++) {
-        ssd_nest_operands(o->p, op, touch, &l);
-        if (op->out) touch(&l, op->out);
-        if (op->op == TOP_MMA && n < PRODUCTS) product[n++] = op;
-        for (int i = 0; op->op == TOP_WAIT && i < n - op->pending; i++) {
-            touch(&l, product[i]->out);
-            ssd_nest_operands(o->p, product[i], touch, &l);
-        }
-        if (op->op == TOP_WAIT) {
-            memmove(product, product + n - op->pending, sizeof *product * (size_t)op->pending);
-            n = op->pending;
-        }
-    }
-    for (int i = 0; i < loop->ncarry; i++) {
-        Val regs = val(o, loop->carry[i])->lay.buf;
-        for (int k = 0; k < l.n; k++)
-            if (l.at[k].regs == regs) l.at[k].first = 0, l.at[k].last = l.now;
-    }
-    for (int t = 0; t < l.now; t++) {
-        int sum = 0;
-        for (int k = 0; k < l.n; k++)
-            if (l.at[k].first <= t && t <= l.at[k].last) sum += words_of(&role->body, l.at[k].regs);
-        most = MAX(most, sum);
-    }
-    return most;
-}
-
 // The youngest product that op i, or what is still to come before it, waits for; -1: none. A yield
 // waits for all.
 static int needs(const Order *o, int i) {
@@ -289,12 +225,6 @@ static void block(Order *outer, TBlock *b) {
     schedule(o, b);
 }
 
-static bool fits(Order *o, const TOp *role) {
-    for (const TOp *l = role->body.first; l; l = l->next)
-        if (l->op == TOP_FOR && peak(o, role, l) + ADDRESSES > role->regs) return false;
-    return true;
-}
-
 // Takes back what was decided about products.
 static void again(TBlock *b) {
     TOp **at = &b->first, *last = NULL;
@@ -321,7 +251,7 @@ bool ssd_pass_order(Unit *u) {
         for (TOp *r = t->body.first; r; r = r->next) {
             if (r->op != TOP_ROLE) continue;
             block(&o, &r->body);
-            if (!o.async || fits(&o, r)) continue;
+            if (!o.async || ssd_timed_need(p, t, r, true, true) <= r->regs) continue;
             o.async = false; // one product after the other holds fewer operands
             again(&r->body);
             block(&o, &r->body);

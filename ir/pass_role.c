@@ -536,9 +536,14 @@ static bool analyse(Timer *t) {
     return in_range(t) && orient(t) && note_layouts(t) && sizes_fit(t) && other_axes(t);
 }
 
-static Timer timer(Unit *u, const TKernel *k, int copies) {
-    Timer t = {
-        .u = u, .p = u->prog, .a = u->arena, .k = k, .copies = copies, .wgmma = u->machine->wgmma};
+static Timer timer(Unit *u, const TKernel *k, int copies, bool joined) {
+    Timer t = {.u = u,
+               .p = u->prog,
+               .a = u->arena,
+               .k = k,
+               .copies = copies,
+               .joined = joined,
+               .wgmma = u->machine->wgmma};
     t.nfacts = u->prog->vals.n;
     t.fact = NEWN(u->arena, Fact, t.nfacts);
     return t;
@@ -550,13 +555,20 @@ static int most_copies(const Unit *u) {
     return u->schedule.heads > 0 ? MIN(u->schedule.heads, most) : most;
 }
 
-// Tries a kernel with as many heads a block as there is room for. out NULL: only whether it has the
-// shape.
+// Tries a kernel with as many heads a block as there is room for; with a role for the scores alone
+// where registers allow it or it was asked for, else with those in `heads`, which is slower. Where
+// nothing fits, a few tiles in local memory are better than all of them in shared memory, as
+// kernels without roles have them. out NULL: only whether it has the shape.
 static bool role_kernel(Unit *u, const TKernel *k, TKernel *out) {
-    for (int copies = most_copies(u); copies > 0; copies--) {
-        Timer t = timer(u, k, copies);
-        if (analyse(&t) && (!out || ssd_role_build(&t, out))) return true;
-    }
+    static const int lack[] = {0, 32, 64};
+    int asked = u->schedule.roles;
+    for (u32 i = 0; i < (out ? COUNTOF(lack) : 1); i++)
+        for (int joined = asked == 2; joined <= (asked != 1); joined++)
+            for (int copies = joined ? 1 : most_copies(u); copies > 0; copies--) {
+                Timer t = timer(u, k, copies, joined);
+                t.lack = lack[i];
+                if (analyse(&t) && (!out || ssd_role_build(&t, out))) return true;
+            }
     return false;
 }
 

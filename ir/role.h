@@ -52,7 +52,9 @@ typedef struct Timer {
     VEC(TOp *) mma;  // of `heads`, in text order
     u32 turned;      // bit m: product m has its second operand's free axis as rows
     bool wgmma;
-    u8 half; // dtype of the operands of its products: that of the tiles loaded
+    int lack;    // registers that a thread may be short of
+    bool joined; // `heads` forms the scores: fewer warps, more registers for each
+    u8 half;     // dtype of the operands of its products: that of the tiles loaded
 } Timer;
 
 bool ssd_role_takes(Unit *u, const TKernel *k); // would `role` try it?

@@ -4,6 +4,8 @@
 // `vec`, and the roles that load.
 #include "role_build.h"
 
+static void ahead_ops(Role *r, bool own);
+
 // --- heads --------------------------------------------------------------------------------------
 
 Role *ssd_role_new(Build *b, Kind kind) {
@@ -325,6 +327,30 @@ static void outer_store(Role *r, TOp *d) {
     store(r, d, e);
 }
 
+// Where heads form the scores: first in the loop's body, with values of its own, in the registers
+// that later products take.
+static void scores_first(Role *r) {
+    Build *b = r->b;
+    TBlock rest = r->loop->body;
+    Role s = *r;
+    if (b->masks->body.first != b->masks->body.last) { // one mask a kernel
+        b->bad = true;
+        return;
+    }
+    s.kind = SCORES;
+    s.map = NEWN(b->t->a, Val, b->t->nfacts);
+    for (u32 v = 0; v < b->t->nfacts; v++)
+        if (!b->t->fact[v].inside) s.map[v] = r->map[v];
+    r->loop->body = (TBlock){0};
+    s.at = (TB){b->p, &r->loop->body};
+    for (int own = 0; own < 2; own++) ahead_ops(&s, own);
+    r->regs = s.regs;
+    r->nregs = s.nregs;
+    r->before = s.before;
+    ssd_block_join(&r->loop->body, &rest);
+    for (TOp *o = b->masks->body.first; o; o = o->next) o->a = 0;
+}
+
 static void heads(Build *b) {
     Timer *t = b->t;
     Role *r = ssd_role_new(b, HEADS);
@@ -373,7 +399,11 @@ static void heads(Build *b) {
         } else if (o->op == TOP_YIELD) {
             Ex next[8];
             for (int i = 0; i < o->ncarry; i++) next[i] = ssd_role_tx(r, o->init[i]);
-            if (b->masks) {
+            if (b->masks && t->joined) {
+                scores_first(r);
+                if (b->bad) return;
+                ssd_role_sync(r, TOP_RELEASE, b->masks);
+            } else if (b->masks) {
                 TOp *w = NEW(t->a, TOp); // the masks are awaited at the top, until `order`
                 *w = (TOp){.op = TOP_AWAIT, .a = b->masks->out, .next = r->loop->body.first};
                 if (b->masks->copies > 1) w->e = r->rho;
@@ -527,11 +557,12 @@ static void each_copy(Role *r, Role *inner) { // opens `each r in 0..copies`
     inner->map = NEWN(b->t->a, Val, b->t->nfacts);
     memcpy(inner->map, r->map, sizeof(Val) * b->t->nfacts);
     inner->rho = ssd_ex_val(b->p, each->var);
+    inner->each = true;
     inner->at = (TB){b->p, &each->body};
 }
 
 static void scores(Build *b) {
-    if (!b->masks) return;
+    if (!b->masks || b->t->joined) return;
     if (b->masks->body.first != b->masks->body.last) { // one mask a kernel
         b->bad = true;
         return;
@@ -641,44 +672,79 @@ static void fetch(Role *r, Val slot_val, const TOp *load, bool own, u8 word) {
     }
 }
 
-static bool fetches(const Build *b, const TOp *ring) {
+// Bulk copies take rows of whole 16-byte pieces, in the order of the tensor; others are copied by
+// lanes. Two roles share that where the machine's own role for it is one warp.
+static bool by_lanes(const Build *b, const TOp *load) {
+    const TTensor *t = &b->p->tensors.v[load->tensor];
+    const Expr *row = t->rank ? ex(b, t->dim[t->rank - 1]) : NULL;
+    if (!ssd_role_narrow(b->t, load)) return false;
+    for (int d = 0; d < load->nidx; d++) {
+        i64 coef[256] = {0};
+        if (ssd_nest_affine(b->p, load->idx[d], coef) && coef[b->t->j] < 0) return true;
+    }
+    return row && row->kind == EX_NUM && (i64)row->num % 8;
+}
+static int load_parts(const Build *b) {
+    for (int i = 0; i < b->nfetched && b->t->wgmma; i++)
+        if (by_lanes(b, b->fetched[i].load)) return 2;
+    return 1;
+}
+
+// What a role of several that fill a ring fetches: its share of the tiles, and of those that each
+// copy of the heads has for itself one copy's.
+static bool each_own(const Build *b, int i) { return b->fetched[i].own && !b->fetched[i].word; }
+static bool by_copies(const Build *b, int i, int parts) {
+    return each_own(b, i) && b->t->copies == parts;
+}
+static bool takes(const Build *b, int i, const TOp *ring, int part, int parts) {
+    int rank = 0;
+    if (b->fetched[i].ring != ring) return false;
+    if (ring == b->numbers || by_copies(b, i, parts)) return true;
+    for (int k = 0; k < i; k++) rank += b->fetched[k].ring == ring && !by_copies(b, k, parts);
+    return rank % parts == part;
+}
+static bool fetches(const Build *b, const TOp *ring, int part, int parts) {
     for (int i = 0; i < b->nfetched; i++)
-        if (b->fetched[i].ring == ring) return true;
+        if (takes(b, i, ring, part, parts)) return true;
     return false;
 }
 
-static void fill(Role *r, const TOp *ring) {
+static void fill(Role *r, const TOp *ring, int part, int parts) {
     Build *b = r->b;
     ssd_role_sync(r, TOP_ACQUIRE, ring);
     for (int own = 0; own < 2; own++) {
         Role inner = *r;
-        bool any = false;
+        bool any = false, shared = ring != b->numbers && parts > 1;
+        bool one = shared && b->t->copies == parts;
         for (int i = 0; i < b->nfetched && !b->bad; i++) {
-            bool each = b->fetched[i].own && !b->fetched[i].word;
-            if (b->fetched[i].ring != ring || each != own) continue;
-            if (own && !any) each_copy(r, &inner);
+            if (!takes(b, i, ring, part, parts) || each_own(b, i) != own) continue;
+            if (own && !any && one) inner.rho = num(b, part);
+            if (own && !any && !one) each_copy(r, &inner);
             any = true;
             fetch(own ? &inner : r, b->fetched[i].slot, b->fetched[i].load, own,
                   b->fetched[i].word);
         }
         if (own && any) r->before = inner.before;
+        if (own && any && one) r->at = inner.at;
     }
     ssd_role_sync(r, TOP_PUBLISH, ring);
 }
 
 // One role for rings that are filled in turn, and before the loop one that is filled once.
-static void loads(Build *b, const char *name, const TOp *once, const TOp *const ring[2],
-                  int warps) {
-    if (b->bad || (!once && !fetches(b, ring[0]) && !fetches(b, ring[1]))) return;
+static void loads(Build *b, const char *name, const TOp *once, const TOp *const ring[3], int warps,
+                  int part, int parts) {
+    bool any[3];
+    for (int i = 0; i < 3; i++) any[i] = ring[i] && fetches(b, ring[i], part, parts);
+    if (b->bad || !(once || any[0] || any[1] || any[2])) return;
     Role *r = ssd_role_new(b, LOADS);
     if (once) {
         r->at = r->before;
-        fill(r, once);
+        fill(r, once, 0, 1);
         r->before = r->at;
     }
     ssd_role_open(r);
-    for (int i = 0; i < 2; i++)
-        if (fetches(b, ring[i])) fill(r, ring[i]);
+    for (int i = 0; i < 3; i++)
+        if (any[i]) fill(r, ring[i], part, parts);
     if (!b->bad) ssd_role_close(r, name, warps, 1, 0);
 }
 
@@ -698,35 +764,52 @@ static void grid(Build *b) {
         b->unit = ssd_prog_grid(b->p, b->out, "u", num(b, (t->blocks + t->copies - 1) / t->copies));
 }
 
-// Registers a thread: loads need few, scores one accumulator, cook the tiles at hand; heads have
-// the rest. False where that would leave products waiting for each other.
+// Registers that a thread of the role lacks.
+static int lacks(const Build *b, const TOp *role) {
+    if (!role) return 0;
+    return ssd_timed_need(b->p, b->out, role, b->t->wgmma, true) - role->regs;
+}
+
+// Registers a thread. Where they cannot be moved all have the same; else loads need few, scores one
+// accumulator, cook the tiles at hand, and heads have the rest. False where tiles would not fit, or
+// products would wait for each other.
 static bool share_registers(Build *b) {
     enum { FEW = 40, AHEAD = 88, COOKING = 160, LEAST = 128, MOST = 240, BESIDE = 30 };
-    enum { ALL = 65536, THREADS = 128 };
+    enum { ALL = 65536, THREADS = 128, STEP = 8 };
+    bool moved = b->t->wgmma, asked = b->t->u->schedule.roles > 0;
     int groups = (ssd_timed_warps(b->out) + 3) / 4,
-        each = MIN(ALL / (groups * THREADS) / 8 * 8, 248);
-    int rest = each * groups - FEW - (b->scores ? AHEAD : 0) - (b->cook ? COOKING : 0);
+        each = MIN(ALL / (groups * THREADS) / STEP * STEP, 248), cooking = 0;
+    if (b->cook)
+        cooking = (ssd_timed_need(b->p, b->out, b->cook, moved, true) + STEP - 1) / STEP * STEP;
+    if (b->cook) cooking = MIN(MAX(cooking, COOKING), MOST);
+    int rest = each * groups - FEW - (b->scores ? AHEAD : 0) - cooking;
     for (TOp *o = b->out->body.first; o; o = o->next)
-        if (o->op == TOP_ROLE) o->regs = FEW;
-    if (b->scores) b->scores->regs = AHEAD;
-    b->heads->regs = MIN(rest / b->t->copies / 8 * 8, MOST);
-    if (b->cook) b->cook->regs = MIN(COOKING + rest - b->heads->regs * b->t->copies, MOST);
+        if (o->op == TOP_ROLE) o->regs = moved ? FEW : each;
+    if (moved) {
+        if (b->scores) b->scores->regs = AHEAD;
+        b->heads->regs = MIN(rest / b->t->copies / STEP * STEP, MOST);
+        if (b->cook) b->cook->regs = MIN(cooking + rest - b->heads->regs * b->t->copies, MOST);
+    }
+    int lack = MAX(lacks(b, b->heads), MAX(lacks(b, b->scores), lacks(b, b->cook)));
+    if (!asked && lack > b->t->lack) return false;
     // ptxas compiles the whole kernel for `each`; a product's accumulator has to fit in it
     const TVal *c = val(b, b->t->carry);
     int widest = ssd_role_acc_words(b, axis(b, c->ax[0]), axis(b, c->ax[1])) + BESIDE;
-    return !b->t->wgmma || (b->heads->regs >= LEAST && each >= widest);
+    return !moved || (b->heads->regs >= LEAST && each >= widest);
 }
 
-// Depths of the rings, from what is best down to what fits.
-static bool fit_memory(Build *b) {
+// Depths of the rings, from what is best down to what fits. `least` slots of the main one.
+static bool fit_memory(Build *b, int least) {
     i64 room = b->t->u->machine->l1;
     static const struct {
         int in, numbers, masks, raw, cooked;
     } steps[] = {{6, 8, 2, 4, 3}, {5, 8, 2, 4, 3}, {4, 8, 2, 4, 3}, {4, 8, 2, 3, 3},
                  {3, 8, 2, 3, 2}, {3, 8, 2, 2, 2}, {3, 4, 2, 2, 2}, {2, 4, 2, 2, 2},
-                 {2, 4, 2, 1, 2}, {2, 4, 1, 1, 2}, {2, 2, 1, 1, 1}};
+                 {2, 4, 2, 1, 2}, {2, 4, 1, 1, 2}, {2, 2, 1, 1, 1}, {1, 4, 2, 1, 1},
+                 {1, 2, 1, 1, 1}};
     for (u32 s = !b->masks ? 0 : b->cook ? 2 : 4; s < COUNTOF(steps); s++) {
         int asked = b->t->u->schedule.stages;
+        if (steps[s].in < least) return false;
         b->in->depth = asked > 0 ? asked : steps[s].in;
         if (b->numbers) b->numbers->depth = steps[s].numbers;
         if (b->masks) b->masks->depth = steps[s].masks;
@@ -762,7 +845,7 @@ static int op_rank(const Build *b, const TOp *o) {
     return (o == b->heads ? 1 : 0) + (b->t->wgmma ? 2 : 1);
 }
 
-static bool build(Timer *t, TKernel *out, bool staged) {
+static bool build(Timer *t, TKernel *out, bool staged, int least) {
     Build *b = NEW(t->a, Build);
     *out = (TKernel){.name = t->k->name};
     b->t = t;
@@ -779,17 +862,24 @@ static bool build(Timer *t, TKernel *out, bool staged) {
     if (!b->bad) ssd_role_cook(b);
     if (!b->bad) vec(b);
     // without TMA lanes copy: two warps, where the block has room for them
-    loads(b, "load", b->constants, (const TOp *const[]){b->raw, b->in}, t->wgmma ? 1 : 2);
-    loads(b, "ahead", NULL, (const TOp *const[]){b->numbers, NULL}, 1);
+    int parts = load_parts(b);
+    loads(b, "load", b->constants, (const TOp *const[]){b->raw, b->in, NULL}, t->wgmma ? 1 : 2, 0,
+          parts);
+    loads(b, "ahead", NULL,
+          (const TOp *const[]){b->numbers, parts > 1 ? b->raw : NULL, parts > 1 ? b->in : NULL}, 1,
+          parts - 1, parts);
     if (b->bad) return false;
     sort(b, &out->body, op_rank);
     sort(b, &b->in->body, slot_rank);
-    return share_registers(b) && fit_memory(b);
+    return share_registers(b) && fit_memory(b, least);
 }
 
 bool ssd_role_build(Timer *t, TKernel *out) {
-    if (build(t, out, true)) return true;
-    // Without room to stage what leaves, elements go one by one: bounds of ragged rows take
-    // registers.
-    return t->p->axes.v[t->value].size % 16 == 0 && build(t, out, false);
+    for (int least = 2; least > 0; least--) { // one slot: what loads and what computes take turns
+        if (build(t, out, true, least)) return true;
+        // Without room to stage what leaves, elements go one by one: bounds of ragged rows take
+        // registers.
+        if (t->p->axes.v[t->value].size % 16 == 0 && build(t, out, false, least)) return true;
+    }
+    return false;
 }

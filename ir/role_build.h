@@ -56,6 +56,7 @@ struct Role {
     TB at;     // where ops go now
     TB before; // the loop
     Ex rho;    // which copy
+    bool each; // inside an `each`, whose variable that is
     u8 *reads; // which rings; one for the role and its `each`
     Val *map;  // by T0 value
     Val *frag; // by T0 value, `heads`

@@ -160,6 +160,16 @@ static Val tile_slot(Role *r, Val v) {
     return fact(r->b, v)->cone == CONE_COOK ? cooked(r->b, v) : ssd_role_fetched(r, v);
 }
 
+// Do the copies read neighbours of one row of 16 bytes, each the number of its head?
+static bool side_by_side(const Build *b, const TOp *load) {
+    const TTensor *x = &b->p->tensors.v[load->tensor];
+    int most = 16 / (int)ssd_dtype_size(x->dtype), last = load->nidx - 1;
+    const Expr *e = ex(b, load->idx[last]);
+    for (int i = 0; i < last; i++)
+        if (ssd_role_ex_own(b->t, load->idx[i])) return false;
+    return e->kind == EX_VAL && e->val == b->t->head && most % b->t->copies == 0;
+}
+
 // Numbers a token, loaded for vec: rows of 16 bytes that start at the first head's, or runs of
 // time.
 static int numbers(Build *b, Val v) {
@@ -175,7 +185,8 @@ static int numbers(Build *b, Val v) {
     u8 ax[2] = {0}, n = 0, j = b->t->j, last[8];
     int m = ssd_ex_axes(b->p, load->idx[load->nidx - 1], last);
     along = memchr(last, j, (size_t)m) != NULL;
-    int bytes = x->dtype == SSD_F32 ? 4 : 2;
+    b->bad |= own && !along && !side_by_side(b, load);
+    int bytes = (int)ssd_dtype_size(x->dtype);
     if (!b->numbers) b->numbers = ssd_role_ring(b, "numbers", 8, 1);
     u8 word = 0;
     if (along) {
@@ -358,7 +369,8 @@ void ssd_role_tx_access(Role *r, TOp *o, const TOp *from) {
 static Val get_scalar(Role *r, Val v, const Fact *f) {
     Build *b = r->b;
     TB at = r->at;
-    if (!f->inside) r->at = r->before;
+    bool before = !f->inside && !(r->each && f->own);
+    if (before) r->at = r->before;
     const TVal t = *val(b, v);
     TOp *d = f->def;
     Val out = 0;
@@ -388,7 +400,7 @@ static Val get_scalar(Role *r, Val v, const Fact *f) {
         Ex e = ssd_role_tx(r, d->e);
         ssd_role_emit(r, TOP_MAP, out = scalar(b, t.name, t.dtype))->e = e;
     }
-    if (!f->inside) r->before = r->at, r->at = at;
+    if (before) r->before = r->at, r->at = at;
     return out;
 }
 

@@ -29,7 +29,7 @@ static const Key keys[] = {
     {FIELD(split), 1, 4096, 0, SPLIT_LAUNCH, "t",
      "auto or t and a number from 1 to 4096, as in t3"},
     {FIELD(heads), 1, 16, 0, 0, "", "auto or a number from 1 to 16"},
-    {FIELD(roles), 0, 1, -1, -1, "", "auto, 0 or 1"},
+    {FIELD(roles), 0, 2, -1, -1, "", "auto, 0, 1 or 2"},
     {FIELD(stages), 1, 16, 0, 0, "", "auto or a number from 1 to 16"},
     {FIELD(wgmma), 0, 1, -1, -1, "", "auto, 0 or 1"},
     {FIELD(early), 0, 1, 0, 0, "", "0 or 1"},

@@ -19,7 +19,8 @@ typedef struct Schedule {
     int sub;    // sub-block of vector decay; 0: chosen (16)
     int split;  // segments of time: at most so many, or SPLIT_LAUNCH; 0: chosen
     int heads;  // heads a block of the chunked form; 0: chosen
-    int roles;  // walks over chunks as roles and rings: 0 1, -1 chosen
+    int roles;  // walks over chunks as roles and rings: 0, 1; 2: heads form scores themselves; -1
+                // chosen
     int stages; // slots of a role's main ring; 0: chosen
     int wgmma;  // products and copies of warpgroups where the machine has them: 0 1, -1 chosen
     int early;  // kernels are launched before those in front of them in a stream have ended: 0 1

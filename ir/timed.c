@@ -140,7 +140,8 @@ static bool add_role(const Use *u, Ring *out, Text *why) {
     if (u->publishes && !u->fetches && !u->fills)
         return refuse(u, why, "publishes, but puts nothing in");
     if (own && u->fetches) return refuse(u, why, "fetches what it hands to itself");
-    if (own && u->ring->depth < 2) return refuse(u, why, "hands it to itself, which takes 2 slots");
+    if (own && u->sends && u->ring->depth < 2)
+        return refuse(u, why, "sends what it hands to itself, which takes 2 slots");
     out->own |= own;
     if (u->publishes && !add_end(u, out->producer, &out->nproducers, why)) return false;
     return !u->releases || add_end(u, out->consumer, &out->nconsumers, why);

@@ -42,8 +42,8 @@
 // that release it. Both go through slots in order. In a ring with copies every op names the copy
 // (`at e`: the role's copy variable or the variable of an `each` around it); a tile's name means
 // the copy that this role acquired or awaited last. A role with copies that uses a ring without
-// copies counts once a copy. The ring of a role with itself (into, send) stages what leaves the
-// block; its depth is 2 or more.
+// copies counts once a copy. The ring of a role with itself (into, no await) stages what leaves the
+// block by send, where its depth is 2 or more, or holds what the role's own products read.
 //
 // Spaces and layouts. Rows r, columns c of a 64 x n tile over 4 warps of a role; lane = 4*g + t:
 //     @sw128(.. r c)  shared, 16-bit elements. Columns in panels of 64: 128 bytes a row, the last
@@ -127,6 +127,14 @@ Val ssd_timed_base(const Prog *p, const TKernel *k, Val v);
 bool ssd_timed_check_forms(const Prog *p, const TKernel *k, Text *why, const TOp **out_at);
 bool ssd_timed_check_order(const Prog *p, const TKernel *k, Text *why, const TOp **out_at);
 bool ssd_tile_check_types(const Prog *p, Text *why); // ssd_tile_verify but for order
+
+// Registers that a thread of the role needs (timed_live.c). It is short of them where that exceeds
+// its `regs`; there, and where it has no products, tiles that may wait for the ops that read them
+// are loaded a few words at a time by those: a tensor's that one map reads, and, without wgmma, a
+// slot's as a first operand. lean: they wait.
+int ssd_timed_need(const Prog *p, const TKernel *k, const TOp *role, bool wgmma, bool lean);
+bool ssd_timed_multiplies(const TBlock *b);                             // has it products?
+bool ssd_timed_may_wait(const Prog *p, const TKernel *k, const TOp *o); // is o such a load or copy?
 
 i64 ssd_timed_tile_bytes(
     const Prog *p, Val tile); // of a slot's tile, its alignment included (sw128: 1024, row: 16)

@@ -196,14 +196,17 @@ static void add(Job j) {
     if (njobs < MOST) jobs[njobs++] = j;
 }
 
-// Sizes beyond the zoo's: odd heads, narrow and wide ones, rows without a tensor map. Only where
-// roles get registers by what they need; elsewhere all have the same, and these may spill a few.
+// Sizes beyond the zoo's: tiles that fill a thread's registers; where these move between warps also
+// odd heads, narrow ones, rows without a tensor map, and operands that a role computes.
 static void sizes(const char *arch) {
-    static const char *const dims[] = {
-        "heads=24",     "heads=79",      "groups=80",      "head_dim=32",
-        "head_dim=128", "state_size=64", "state_size=192", "heads=81 head_dim=80 state_size=96"};
+    static const char *const wide[] = {"head_dim=128", "state_size=192", "state_size=256"};
+    static const char *const dims[] = {"heads=24",      "heads=79",
+                                       "groups=80",     "head_dim=32",
+                                       "state_size=64", "heads=81 head_dim=80 state_size=96"};
+    for (size_t i = 0; i < COUNTOF(wide); i++) add((Job){CORE, arch, "forward", NULL, wide[i]});
     if (strcmp(arch, "sm_90a")) return;
     for (size_t i = 0; i < COUNTOF(dims); i++) add((Job){CORE, arch, "forward", NULL, dims[i]});
+    add((Job){SOURCE_DIR "/specs/retnet_rotary.yaml", arch, "forward", NULL, "state_size=128"});
 }
 
 static void specs(const char *arch, char **path, size_t n, bool forms) {
@@ -294,7 +297,7 @@ static void step(void) {
 static void limits(void) {
     Arena a = {0};
     Compiled c;
-    Job j = {SOURCE_DIR "/specs/mamba2-130m.yaml", "sm_86", "forward", NULL, NULL};
+    Job j = {SOURCE_DIR "/specs/mamba2-130m.yaml", "sm_86", "forward", "roles=0", NULL};
     if (report(!lower(&a, &j, &c), "mamba2 on sm_86: %s", ssd_last_error()))
         report(c.unit.schedule.q < 64 && c.unit.schedule.form == FORM_CHUNKED, "with a chunk of %d",
                c.unit.schedule.q);

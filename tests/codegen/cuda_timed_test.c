@@ -96,14 +96,14 @@ static void texts(void) {
         "C_ = in.at(0), B_ = in.at(16384)",
         "#pragma unroll 1",
         "store_fragment<64, true>(yt, ",
-        "fetch_tile<64, 128, 1, 32>(C_, lane, [&](int) { return part(",
-        "part(C.spot(b, c*64, u*2/2, 0), C.stride[1], C.stride[3], ",
+        "fetch_tile<64, 128, 128, 1, 32, ",
+        "part(C, C.spot(b, c*64, u*2/2, 0), C.stride[1], C.stride[3], ",
         "lane_scan<2, REV | EXCL>(V3, V1);",
         "load_pairs<32, 1>(H0, h0.place(b, u*2 + h, row, col), ",
         "const float2 fi = pair(f_ + h*64, col + e / 2 * 8);",
         "__launch_bounds__(512, 1)",
         "ring_init<3>(barriers, 3, 12);",
-        "dts.lands();"};
+        "dts.publish("};
     static const char *const hopper[] = {
         "set_registers_more<192>();",
         "set_registers_less<40>();",

@@ -260,8 +260,9 @@ int main(int argc, char **argv) { // files, or every graph beside this test
     static const Size sizes[] = {{2, 0, 3},  {1, 1, 1},  {2, 7, 3},
                                  {1, 16, 2}, {2, 17, 4}, {1, 53, 5}};
     static const char *const steps[] = {"", "block=1", "block=2", "block=4"};
-    static const char *const by_role[] = {"form=chunked q=64 split=t1",
-                                          "form=chunked q=64 split=t3"};
+    static const char *const by_role[] = {
+        "form=chunked q=64 split=t1", "form=chunked q=64 split=t3",
+        "form=chunked q=64 split=t3 roles=2", "form=chunked q=64 split=t2 roles=2 stages=1"};
     static const Size lengths[] = {{2, 0, 3}, {1, 1, 1}, {2, 65, 3}, {1, 200, 2}};
     glob_t all = {0};
     if (argc < 2 && glob(SOURCE_DIR "/tests/ir/graphs/*.ssd", 0, NULL, &all)) return 2;

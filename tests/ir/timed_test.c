@@ -333,11 +333,13 @@ static const struct {
     Swap swap[2];
     const char *verify, *found;
 } broken[] = {
-    // Depth is speed: a ring of one slot is slow and right, but not one of a role with itself.
+    // Depth is speed: a ring of one slot is slow and right, but not one that a role sends from.
     {{{"ring in x3", "ring in x1"}}, NULL, NULL},
     {{{"ring dts x2", "ring dts x1"}}, NULL, NULL},
     {{{"ring Ms x2", "ring Ms x1"}}, NULL, NULL},
-    {{{"ring out x2", "ring out x1"}}, "hands it to itself, which takes 2 slots", "takes 2 slots"},
+    {{{"ring out x2", "ring out x1"}},
+     "sends what it hands to itself, which takes 2 slots",
+     "takes 2 slots"},
     {{{"wait yi pending 1", "wait yi"}}, NULL, NULL}, // waits for s1 too
     {{{"wait yi pending 1", "wait yi pending 2"}},
      "of 2 products under way, 1 are younger",
