@@ -8,9 +8,9 @@
 //             bulk_load(x_, &args.map[0], in.full(), 0, u, c*64, b);
 //         }
 //     } else {
-//         fetch_tile<64, 64, 64, 1, 32, 0>(x_, lane, [&](int row) { return part(x, x.spot(b, c*64,
-//         u, 0),
-//             x.stride[1], x.stride[3], -(c*64), (int)x.dim[1] - c*64, 0, 64); });
+//         fetch_tile<64, 64, 64, 1, 32, 0>(x_, lane, [&](int) {
+//             return part(x, x.spot(b, c*64, u, 0), x.stride[1], x.stride[3],
+//                         -(c*64), (int)x.dim[1] - (c*64), 0, 64); });
 //     }
 #include "cuda_emit.h"
 #include "../ir/nest.h"

@@ -38,10 +38,10 @@ static bool for_a_map(Cuda *c, const TBlock *b, const TOp *load) {
     return map->op == TOP_MAP && ssd_cuda_is_whole(c, load);
 }
 
-static void note(Cuda *c, const TBlock *b, bool products) {
+static void note(Cuda *c, const TBlock *b, bool products, bool more) {
     for (const TOp *o = b->first; o; o = o->next) {
-        note(c, &o->body, products);
-        if (!ssd_timed_may_wait(c->p, c->k, o)) continue;
+        note(c, &o->body, products, more);
+        if (!ssd_timed_may_wait(c->p, c->k, o) || (o->op == TOP_COPY && !more)) continue;
         if (o->op == TOP_COPY || products)
             c->late[o->out] = (o->op == TOP_COPY ? !c->m->wgmma : for_a_map(c, b, o)) ? o : NULL;
         else if (size(c, val(c, o->out)->lay.ax[0]) <= 64 && column_dim(c, o) >= 0)
@@ -51,9 +51,10 @@ static void note(Cuda *c, const TBlock *b, bool products) {
 
 void ssd_cuda_waits_begin(Cuda *c) {
     const TOp *r = c->role;
-    bool needs_more = ssd_timed_need(c->p, c->k, r, c->m->wgmma, false) > r->regs;
+    enum { SPARED = 32 }; // of what is counted, by ptxas: it, too, loads late
+    bool needs_more = ssd_timed_need(c->p, c->k, r, c->m->wgmma, false) > r->regs + SPARED;
     bool products = ssd_timed_multiplies(&r->body);
-    if (needs_more || !products) note(c, &r->body, products);
+    if (needs_more || !products) note(c, &r->body, products, needs_more);
 }
 
 void ssd_cuda_wait_rows(Cuda *c, const TOp *o) {

@@ -682,11 +682,13 @@ static bool by_lanes(const Build *b, const TOp *load) {
         i64 coef[256] = {0};
         if (ssd_nest_affine(b->p, load->idx[d], coef) && coef[b->t->j] < 0) return true;
     }
-    return row && row->kind == EX_NUM && (i64)row->num % 8;
+    return !row || row->kind != EX_NUM || (i64)row->num % 8;
 }
 static int load_parts(const Build *b) {
-    for (int i = 0; i < b->nfetched && b->t->wgmma; i++)
-        if (by_lanes(b, b->fetched[i].load)) return 2;
+    for (int i = 0; i < b->nfetched && b->t->wgmma; i++) {
+        const TOp *ring = b->fetched[i].ring;
+        if ((ring == b->in || ring == b->raw) && by_lanes(b, b->fetched[i].load)) return 2;
+    }
     return 1;
 }
 

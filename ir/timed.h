@@ -128,10 +128,10 @@ bool ssd_timed_check_forms(const Prog *p, const TKernel *k, Text *why, const TOp
 bool ssd_timed_check_order(const Prog *p, const TKernel *k, Text *why, const TOp **out_at);
 bool ssd_tile_check_types(const Prog *p, Text *why); // ssd_tile_verify but for order
 
-// Registers that a thread of the role needs (timed_live.c). It is short of them where that exceeds
-// its `regs`; there, and where it has no products, tiles that may wait for the ops that read them
-// are loaded a few words at a time by those: a tensor's that one map reads, and, without wgmma, a
-// slot's as a first operand. lean: they wait.
+// Registers that a thread of the role needs (timed_live.c). Where that exceeds its `regs` by more
+// than ptxas finds by itself, tiles that may wait for the ops that read them are loaded a few words
+// at a time by those: a tensor's that one map reads (also where the role has no products), and,
+// without wgmma, a slot's as a first operand. lean: they wait.
 int ssd_timed_need(const Prog *p, const TKernel *k, const TOp *role, bool wgmma, bool lean);
 bool ssd_timed_multiplies(const TBlock *b);                             // has it products?
 bool ssd_timed_may_wait(const Prog *p, const TKernel *k, const TOp *o); // is o such a load or copy?
