@@ -128,7 +128,7 @@ static const char *part(Cuda *c, const TOp *o, const Move *m) {
     const char *t = c->tensor[o->tensor], *limit = NULL,
                *there = o->when && !cut ? ssd_cuda_factor(c, o->when) : "";
     if (cut)
-        limit = ssd_arena_printf(c->a, "%s - (%s)", ssd_cuda_ex(c, ex(c, o->when)->arg[1]),
+        limit = ssd_arena_printf(c->a, "%s - (%s)", ssd_cuda_factor(c, ex(c, o->when)->arg[1]),
                                  origin(c, ex(c, o->when)->arg[0], row, column));
     for (int d = 0; d < o->nidx; d++) {
         const Ex e = o->idx[d];
