@@ -333,6 +333,12 @@ const char *ssd_cuda_element(Cuda *c, const TOp *o, const char *method, const ch
     return element(c, o->tensor, o->idx, o->nidx, method, value);
 }
 
+const char *ssd_cuda_spot(Cuda *c, const TOp *o, const char *method) {
+    const char *at = ssd_cuda_element(c, o, method, NULL);
+    if (!o->when) return at;
+    return ssd_arena_printf(c->a, "%s ? %s : nullptr", ssd_cuda_factor(c, o->when), at);
+}
+
 // Tiles hold f32 whatever they mean: truth as 0 and 1, indices as whole numbers.
 static const char *read(Cuda *c, Val v, int prec) {
     const TVal *t = val(c, v);

@@ -274,8 +274,7 @@ static const char *whole(Cuda *c, const TOp *o, const Grid2 *g) {
     if (!down || !along || c->p->tensors.v[o->tensor].dtype == SSD_I32) return NULL;
     c->axis[g->r] = "row", c->axis[g->c] = "col";
     const char *limit = limits(c, o, g),
-               *at = ssd_cuda_element(c, o, ssd_cuda_inside(c, o, 0, 0) ? "place" : "at", NULL);
-    if (o->when) at = ssd_arena_printf(c->a, "%s ? %s : nullptr", ssd_cuda_factor(c, o->when), at);
+               *at = ssd_cuda_spot(c, o, ssd_cuda_inside(c, o, 0, 0) ? "place" : "at");
     c->axis[g->r] = row, c->axis[g->c] = column;
     return limit ? ssd_arena_printf(c->a, "%s, %s, %s%s", at, down, along, limit) : NULL;
 }

@@ -67,8 +67,7 @@ static const char *element(Cuda *c, const TOp *o, const Move *m) {
     if (m->n > 2)
         lines = ssd_arena_printf(c->a, "%sconst int %s = row %% %lld; ", lines,
                                  c->axis[m->ax[m->n - 2]], (long long)m->size[m->n - 2]);
-    const char *at = ssd_cuda_element(c, o, "at", NULL);
-    if (o->when) at = ssd_arena_printf(c->a, "%s ? %s : nullptr", ssd_cuda_factor(c, o->when), at);
+    const char *at = ssd_cuda_spot(c, o, "at");
     return ssd_arena_printf(c->a, "[&](int %s, int %s) { %sreturn %s; }", m->n > 1 ? row : "",
                             column, lines, at);
 }

@@ -64,9 +64,7 @@ void ssd_cuda_wait_rows(Cuda *c, const TOp *o) {
     int d = column_dim(c, o);
     for (int i = 0; i < 2; i++) {
         c->axis[ax[0]] = i ? "(row + 8)" : "row", c->axis[ax[1]] = "0";
-        at[i] = ssd_cuda_element(c, o, "at", NULL);
-        if (o->when)
-            at[i] = ssd_arena_printf(c->a, "%s ? %s : nullptr", ssd_cuda_factor(c, o->when), at[i]);
+        at[i] = ssd_cuda_spot(c, o, "at");
     }
     c->axis[ax[0]] = row, c->axis[ax[1]] = column;
     ssd_cuda_line(c, "const auto %s = two_rows(%s, %s, %s.stride[%d], (int)%s.dim[%d]);",
