@@ -337,24 +337,11 @@ static void arguments(Cuda *c, const u16 *tensors, int n) {
     ssd_cuda_line(c, "};");
 }
 
-// Does a kernel write memory that the tensor may share?
-static bool writes(const Cuda *c, const TBlock *b, const TTensor *t) {
-    for (const TOp *o = b->first; o; o = o->next) {
-        bool stores = o->op == TOP_STORE || o->op == TOP_SEND;
-        const TTensor *to = stores ? &c->p->tensors.v[o->tensor] : NULL;
-        if (to && (to == t || (to->alias && !strcmp(to->alias, t->name)) ||
-                   (t->alias && !strcmp(t->alias, to->name))))
-            return true;
-        if (writes(c, &o->body, t)) return true;
-    }
-    return false;
-}
-
 static void tensor(Cuda *c, u16 i, int place) {
     const TTensor *t = &c->p->tensors.v[i];
     const char *type = ssd_cuda_type(t->dtype), *name = c->tensor[i];
     // Reads of const tensors might move to before the wait.
-    const char *only = c->early || writes(c, &c->k->body, t) ? "" : "const ";
+    const char *only = c->early || ssd_nest_writes(c->p, &c->k->body, t) ? "" : "const ";
     if (t->rank && c->dense) {
         const char *dims = "";
         for (int d = 1; d < t->rank; d++)

@@ -83,6 +83,18 @@ bool ssd_nest_op_reads(const Prog *p, const TOp *o, Val v) {
     return r.found;
 }
 
+bool ssd_nest_writes(const Prog *p, const TBlock *b, const TTensor *t) {
+    for (const TOp *o = b->first; o; o = o->next) {
+        bool stores = o->op == TOP_STORE || o->op == TOP_SEND;
+        const TTensor *to = stores ? &p->tensors.v[o->tensor] : NULL;
+        if (to && (to == t || (to->alias && !strcmp(to->alias, t->name)) ||
+                   (t->alias && !strcmp(t->alias, to->name))))
+            return true;
+        if (ssd_nest_writes(p, &o->body, t)) return true;
+    }
+    return false;
+}
+
 TOp *ssd_nest_last(const Prog *p, TOp *first) {
     TOp *last = first;
     for (TOp *o = first;; o = o->next) {

@@ -53,21 +53,11 @@ static bool reads(const Prog *p, const TKernel *k, const TOp *o, Val v) {
     return r.found;
 }
 
-static bool writes(const Prog *p, const TBlock *b, const TTensor *t) { // it, or what it lies in
-    for (const TOp *o = b->first; o; o = o->next) {
-        if (writes(p, &o->body, t)) return true;
-        if (o->op != TOP_STORE && o->op != TOP_SEND) continue;
-        const TTensor *to = &p->tensors.v[o->tensor];
-        if (to == t || (to->alias && !strcmp(to->alias, t->name))) return true;
-    }
-    return false;
-}
-
 bool ssd_timed_may_wait(const Prog *p, const TKernel *k, const TOp *o) {
     if (!o->out || !in_registers(p, o->out)) return false;
     u8 space = lay(p, o->out)->space;
-    bool load =
-             o->op == TOP_LOAD && space == SP_ACC && !writes(p, &k->body, &p->tensors.v[o->tensor]),
+    bool load = o->op == TOP_LOAD && space == SP_ACC &&
+                !ssd_nest_writes(p, &k->body, &p->tensors.v[o->tensor]),
          copy = o->op == TOP_COPY && space == SP_FRAG && lay(p, o->a)->space == SP_SW128;
     if (!load && !copy) return false;
     const TOp *ring = copy ? ssd_timed_slot_ring(p, k, ssd_timed_base(p, k, o->a)) : NULL;
