@@ -565,11 +565,11 @@ static void header(Cuda *c) {
     }
 }
 
-// What the program's kernels call, and no more.
+// What the kernels call, and no more.
 static void prelude(Cuda *c) {
     bool timed = false, plain = false;
-    for (u32 i = 0; i < c->p->kernels.n; i++) {
-        bool roles = ssd_timed_kernel(c->p, &c->p->kernels.v[i]);
+    for (const TKernel *k = c->first; k < c->end; k++) {
+        bool roles = ssd_timed_kernel(c->p, k);
         timed |= roles, plain |= !roles;
     }
     ssd_text_printf(c->out, "#define FAST %d\n", is_fast(c->p));
@@ -586,18 +586,25 @@ static void prelude(Cuda *c) {
     if (timed) ssd_cuda_products(c);
 }
 
-void ssd_cuda_source(const Prog *p, const Machine *m, i64 *out_scratch, Text *out) {
+void ssd_cuda_source_of(const Prog *p, const Machine *m, u32 first, u32 n, i64 *out_scratch,
+                        Text *out) {
     Arena scratch = {0};
     Cuda c = start(&scratch, p, m, out);
+    c.first = &p->kernels.v[first];
+    c.end = c.first + n;
     c.dense = ssd_cuda_dense(p);
     ssd_cuda_sources(&c);
     header(&c);
     prelude(&c);
-    for (u32 i = 0; i < p->kernels.n; i++) {
-        i64 bytes = kernel(&c, &p->kernels.v[i]);
-        if (out_scratch) out_scratch[i] = bytes;
+    for (const TKernel *k = c.first; k < c.end; k++) {
+        i64 bytes = kernel(&c, k);
+        if (out_scratch) out_scratch[k - p->kernels.v] = bytes;
     }
     ssd_arena_free(&scratch);
+}
+
+void ssd_cuda_source(const Prog *p, const Machine *m, i64 *out_scratch, Text *out) {
+    ssd_cuda_source_of(p, m, 0, p->kernels.n, out_scratch, out);
 }
 
 // Rings are as deep as the program says: none of the smaller machines may have room for them.
@@ -614,17 +621,39 @@ static bool fits(const Prog *p, const Machine *m, Text *why) {
     return true;
 }
 
-bool ssd_cuda_emit(Arena *a, const Prog *p, const Machine *m, const void **out_code,
-                   size_t *out_size, i64 *out_scratch, Text *why) {
+bool ssd_cuda_compile(Arena *a, const Prog *p, const Machine *m, i64 *out_scratch, NvrtcResult *out,
+                      Text *why) {
     if (!fits(p, m, why)) return false;
-    Text source = {0};
-    ssd_cuda_source(p, m, out_scratch, &source);
-    NvrtcResult r;
-    bool ok = ssd_nvrtc_compile(a, source.s, p->name, m->target + strlen("cuda-"), &r, why);
-    ssd_text_free(&source);
-    *out_code = r.cubin;
-    *out_size = r.cubin_size;
-    return ok;
+    NvrtcSource *source = NEWN(a, NvrtcSource, p->kernels.n);
+    for (u32 i = 0; i < p->kernels.n; i++) {
+        Text text = {0};
+        ssd_cuda_source_of(p, m, i, 1, out_scratch, &text);
+        source[i].text = ssd_arena_dup(a, text.s, text.n);
+        source[i].name = ssd_arena_printf(a, "%s.%s", p->name, p->kernels.v[i].name);
+        ssd_text_free(&text);
+    }
+    return ssd_nvrtc_compile_all(a, source, (int)p->kernels.n, m->target + strlen("cuda-"), out,
+                                 why);
+}
+
+bool ssd_cuda_emit(Arena *a, const Prog *p, const Machine *m, TargetCode *out, Text *why) {
+    int n = (int)p->kernels.n;
+    NvrtcResult *r = NEWN(a, NvrtcResult, n);
+    *out = (TargetCode){.scratch = NEWN(a, i64, n), .module_bytes = NEWN(a, i64, n)};
+    if (!ssd_cuda_compile(a, p, m, out->scratch, r, why)) return false;
+    i64 room = 0, end = 0;
+    for (int i = 0; i < n; i++) room = ssd_artifact_module_at(room) + (i64)r[i].cubin_size;
+    char *bytes = ssd_arena_alloc(a, (size_t)room);
+    for (int i = 0; i < n; i++) {
+        i64 at = ssd_artifact_module_at(end);
+        memcpy(bytes + at, r[i].cubin, r[i].cubin_size);
+        out->module_bytes[i] = (i64)r[i].cubin_size;
+        end = at + out->module_bytes[i];
+    }
+    out->bytes = bytes;
+    out->size = (size_t)end;
+    out->n_modules = n > 1 ? n : 0;
+    return true;
 }
 
 bool ssd_cuda_text(const Prog *p, const Machine *m, bool assembly, Text *out, Text *why) {
@@ -632,14 +661,11 @@ bool ssd_cuda_text(const Prog *p, const Machine *m, bool assembly, Text *out, Te
         ssd_cuda_source(p, m, NULL, out);
         return true;
     }
-    if (!fits(p, m, why)) return false;
     Arena scratch = {0};
-    Text source = {0};
-    NvrtcResult r;
-    ssd_cuda_source(p, m, NULL, &source);
-    bool ok = ssd_nvrtc_compile(&scratch, source.s, p->name, m->target + strlen("cuda-"), &r, why);
-    if (ok) ssd_text_put(out, r.ptx, r.ptx_size);
-    ssd_text_free(&source);
+    NvrtcResult *r = NEWN(&scratch, NvrtcResult, p->kernels.n);
+    bool ok = ssd_cuda_compile(&scratch, p, m, NULL, r, why);
+    for (u32 i = 0; ok && i < p->kernels.n; i++)
+        if (r[i].ptx) ssd_text_printf(out, "%s", r[i].ptx);
     ssd_arena_free(&scratch);
     return ok;
 }

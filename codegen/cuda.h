@@ -3,12 +3,18 @@
 #ifndef SSD_CUDA_H
 #define SSD_CUDA_H
 
+#include "nvrtc.h"
 #include "target.h"
 
 // The program as one CUDA C++ file; out_scratch (or NULL): dynamic shared memory of each kernel.
 void ssd_cuda_source(const Prog *p, const Machine *m, i64 *out_scratch, Text *out);
-bool ssd_cuda_emit(Arena *a, const Prog *p, const Machine *m, const void **out_code,
-                   size_t *out_size, i64 *out_scratch, Text *why);
+// The same of n of its kernels: the text less what belongs to the others alone.
+void ssd_cuda_source_of(const Prog *p, const Machine *m, u32 first, u32 n, i64 *out_scratch,
+                        Text *out);
+// Its kernels, each compiled from such a text of its own, side by side: out[kernel].
+bool ssd_cuda_compile(Arena *a, const Prog *p, const Machine *m, i64 *out_scratch, NvrtcResult *out,
+                      Text *why);
+bool ssd_cuda_emit(Arena *a, const Prog *p, const Machine *m, TargetCode *out, Text *why);
 bool ssd_cuda_text(const Prog *p, const Machine *m, bool assembly, Text *out,
                    Text *why); // source or PTX
 

@@ -45,6 +45,7 @@ typedef struct Cuda {
     const Machine *m;
     Arena *a;
     Text *out;
+    const TKernel *first, *end; // the kernels to be written
     int indent;
     u8 *sources; // by value: what its elements come from, a set of SourceBits (cuda_ops.c)
 

@@ -79,30 +79,39 @@ static void wrapper(Cuda *c, const Product *p) {
 }
 
 typedef VEC(Product) Products;
+static bool is_among(Cuda *c, const Products *all, const Product *p) {
+    for (u32 i = 0; i < all->n; i++)
+        if (!strcmp(wgmma_name(c, &all->v[i]), wgmma_name(c, p))) return true;
+    return false;
+}
+
 static void collect(Cuda *c, const TBlock *b, Products *all) {
     for (const TOp *o = b->first; o; o = o->next) {
         collect(c, &o->body, all);
         if (o->op != TOP_MMA) continue;
         Product p = product(c, o);
-        bool known = false;
-        for (u32 i = 0; i < all->n; i++)
-            known |= !strcmp(wgmma_name(c, &all->v[i]), wgmma_name(c, &p));
-        if (!known) vec_push(c->a, all, p);
+        if (!is_among(c, all, &p)) vec_push(c->a, all, p);
     }
 }
 
+// In the order of the whole program, whichever of its kernels are written.
 void ssd_cuda_products(Cuda *c) {
-    Products all = {0};
-    for (u32 i = 0; c->m->wgmma && i < c->p->kernels.n; i++)
-        if (ssd_timed_kernel(c->p, &c->p->kernels.v[i])) collect(c, &c->p->kernels.v[i].body, &all);
-    if (!all.n) return;
+    const TKernel *kernels = c->p->kernels.v;
+    Products all = {0}, called = {0};
+    for (const TKernel *k = kernels; c->m->wgmma && k < kernels + c->p->kernels.n; k++) {
+        if (!ssd_timed_kernel(c->p, k)) continue;
+        collect(c, &k->body, &all);
+        if (k >= c->first && k < c->end) collect(c, &k->body, &called);
+    }
+    if (!called.n) return;
     ssd_text_put(c->out, "\n", 1);
     ssd_cuda_line(c, "// d[64, n] (+)= a[64, 16] * b[16, n] by a warpgroup. a: a fragment (rs) or "
                      "a tile (ss); b: a tile, given by descriptors.");
     ssd_cuda_line(c, "// ta, tb: the contracted axis runs down the rows of the tile.");
     ssd_cuda_line(
         c, "#define D4(i) \"+f\"(d[i]), \"+f\"(d[i + 1]), \"+f\"(d[i + 2]), \"+f\"(d[i + 3])");
-    for (u32 i = 0; i < all.n; i++) wrapper(c, &all.v[i]);
+    for (u32 i = 0; i < all.n; i++)
+        if (is_among(c, &called, &all.v[i])) wrapper(c, &all.v[i]);
 }
 
 // --- One product --------------------------------------------------------------------------------

@@ -63,10 +63,10 @@ static void load(void) {
         snprintf(failure, sizeof failure, "%s is not a plugin of this version", plugin);
 }
 
-bool ssd_llvm_load_emit(Arena *a, const Prog *p, const Machine *m, const void **out_code,
-                        size_t *out_size, i64 *out_scratch, Text *why) {
+bool ssd_llvm_load_emit(Arena *a, const Prog *p, const Machine *m, TargetCode *out, Text *why) {
+    *out = (TargetCode){.scratch = NEWN(a, i64, p->kernels.n)};
     pthread_once(&once, load);
-    if (emit) return emit(a, p, m, out_code, out_size, out_scratch, why);
+    if (emit) return emit(a, p, m, &out->bytes, &out->size, out->scratch, why);
     ssd_text_printf(why, "%s", failure);
     return false;
 }

@@ -2,8 +2,10 @@
 // Compiling with NVRTC: no driver, no device, no header is needed, and no cache but ours is used.
 #include "nvrtc.h"
 #include "../runtime/dynlib.h"
+#include "../runtime/internal.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 
 typedef struct Api {
@@ -91,4 +93,65 @@ bool ssd_nvrtc_compile(Arena *a, const char *source, const char *name, const cha
     if (out->cubin) return true;
     ssd_text_printf(why, "NVRTC refused %s for %s:\n%s", file, arch, out->log);
     return false;
+}
+
+// --- Several ------------------------------------------------------------------------------------
+// NVRTC takes a thread to a program, and since 12.3 does not let one wait for another. A job is one
+// of them: whichever thread takes it, all that it makes is its own until all are done.
+typedef struct Job {
+    Arena arena;
+    Text why;
+    bool ok, exhausted;
+} Job;
+typedef struct Batch {
+    const NvrtcSource *source;
+    const char *arch;
+    NvrtcResult *out;
+    Job *job;
+    int n;
+    atomic_int next;
+} Batch;
+
+static void run_job(const Batch *b, int i) {
+    Job *j = &b->job[i];
+    jmp_buf oom;
+    j->arena.oom = &oom;
+    if (setjmp(oom))
+        j->exhausted = true;
+    else
+        j->ok = ssd_nvrtc_compile(&j->arena, b->source[i].text, b->source[i].name, b->arch,
+                                  &b->out[i], &j->why);
+}
+
+static void *work(void *batch) {
+    Batch *b = batch;
+    for (int i; (i = atomic_fetch_add(&b->next, 1)) < b->n;) run_job(b, i);
+    return NULL;
+}
+
+// The caller works, too, and alone where there is one source or the system gives no threads.
+static void run_batch(Batch *b) {
+    enum { MOST = 64 };
+    pthread_t thread[MOST];
+    int started = 0, others = MIN(MIN(b->n, ssd_cpu_info()->cores) - 1, MOST);
+    while (started < others && ssd_thread_start(&thread[started], work, b)) started++;
+    work(b);
+    while (started) pthread_join(thread[--started], NULL);
+}
+
+bool ssd_nvrtc_compile_all(Arena *a, const NvrtcSource *source, int n, const char *arch,
+                           NvrtcResult *out, Text *why) {
+    Batch b = {.source = source, .arch = arch, .out = out, .n = n, .job = NEWN(a, Job, n)};
+    bool ok = true, exhausted = false;
+    run_batch(&b);
+    for (int i = 0; i < n; i++) {
+        Job *j = &b.job[i];
+        if (ok && j->why.s) ssd_text_printf(why, "%s", j->why.s);
+        ok &= j->ok;
+        exhausted |= j->exhausted;
+        ssd_arena_adopt(a, &j->arena);
+        ssd_text_free(&j->why);
+    }
+    if (exhausted) ssd_arena_exhausted(a);
+    return ok;
 }

@@ -15,6 +15,13 @@ typedef struct NvrtcResult {
 // said.
 bool ssd_nvrtc_compile(Arena *a, const char *source, const char *name, const char *arch,
                        NvrtcResult *out, Text *why);
+// The same of several texts, side by side in threads, as far as there are processors; out[i] is of
+// source[i]. False: *why is of the first one that fails.
+typedef struct NvrtcSource {
+    const char *text, *name;
+} NvrtcSource;
+bool ssd_nvrtc_compile_all(Arena *a, const NvrtcSource *source, int n, const char *arch,
+                           NvrtcResult *out, Text *why);
 // Does this NVRTC know the architecture? False with a reason when it does not, or when there is
 // none.
 bool ssd_nvrtc_knows(const char *arch, Text *why);

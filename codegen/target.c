@@ -234,12 +234,16 @@ static ArtKernel kernel(Arena *a, const Prog *p, const TKernel *k, i64 scratch,
 }
 
 void ssd_artifact_from_prog(Arena *a, const Prog *p, const char *mode, const char *target,
-                            const i64 *scratch, Artifact *out) {
+                            const TargetCode *code, Artifact *out) {
     *out = (Artifact){.program = p->name,
                       .mode = mode,
                       .target = target,
                       .schedule = p->schedule ? p->schedule : "",
-                      .params = NEWN(a, ArtTensor, p->tensors.n)};
+                      .params = NEWN(a, ArtTensor, p->tensors.n),
+                      .n_modules = code->n_modules,
+                      .module_bytes = code->module_bytes,
+                      .code = code->bytes,
+                      .code_size = code->size};
     ArtPlan always = {.when = "1", .ws = NEWN(a, ArtTensor, p->tensors.n)}, dense;
     for (u32 i = 1; i < p->tensors.n; i++) {
         const TTensor *t = &p->tensors.v[i];
@@ -258,8 +262,11 @@ void ssd_artifact_from_prog(Arena *a, const Prog *p, const char *mode, const cha
         gpu = &machine_of;
     }
     always.kernels = NEWN(a, ArtKernel, p->kernels.n);
-    for (u32 i = 0; i < p->kernels.n; i++)
-        always.kernels[always.n_kernels++] = kernel(a, p, &p->kernels.v[i], scratch[i], gpu);
+    for (u32 i = 0; i < p->kernels.n; i++) {
+        ArtKernel *k = &always.kernels[always.n_kernels++];
+        *k = kernel(a, p, &p->kernels.v[i], code->scratch[i], gpu);
+        k->module = code->n_modules ? (int)i : 0;
+    }
     dense = always;
     dense.when = "dense";
     dense.kernels = NEWN(a, ArtKernel, p->kernels.n);

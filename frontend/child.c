@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "child.h"
 
-#include "../runtime/internal.h"
+#include "../runtime/device_cuda.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -62,11 +62,14 @@ ssd_status ssd_child_compile(ssd_context *ctx, const ssd_compile_options *o,
     }
     Text msg = {0};
     char buf[512];
+    CudaStart device; // here: the child of a process that has the driver cannot use it
+    ssd_cuda_prepare(o->target, &device);
     for (ssize_t n; (n = read(fd[0], buf, sizeof buf)) > 0 || (n < 0 && errno == EINTR);)
         if (n > 0) ssd_text_put(&msg, buf, (size_t)n);
     close(fd[0]);
     int status = 0;
     while (waitpid(pid, &status, 0) < 0 && errno == EINTR) {}
+    ssd_cuda_prepared(&device);
 
     if (WIFSIGNALED(status)) {
         s = ssd_fail(SSD_INTERNAL,

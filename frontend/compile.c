@@ -101,16 +101,12 @@ ssd_status ssd_compile_spec(Arena *a, const ssd_compile_options *o, const char *
     if (ssd_target_is_cuda(m->target) && !ssd_nvrtc(&why))
         return fail_text(SSD_NOT_FOUND, "", &why);
     Artifact *art = &out->artifact;
-    i64 *scratch = NEWN(a, i64, u->prog->kernels.n);
-    const void *code;
-    size_t size;
+    TargetCode code;
     PhaseMark begun = ssd_phase_begin();
-    bool emitted = t->emit(a, u->prog, m, &code, &size, scratch, &why);
+    bool emitted = t->emit(a, u->prog, m, &code, &why);
     ssd_phase_end(PHASE_CODE, begun);
     if (!emitted) return fail_text(SSD_INTERNAL, "code generation: ", &why);
-    ssd_artifact_from_prog(a, u->prog, o->mode ? o->mode : "forward", m->target, scratch, art);
-    art->code = code;
-    art->code_size = size;
+    ssd_artifact_from_prog(a, u->prog, o->mode ? o->mode : "forward", m->target, &code, art);
     return SSD_OK;
 }
 

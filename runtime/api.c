@@ -248,9 +248,12 @@ static ssd_status compile_guarded(ssd_kernel *k, const ssd_compile_options *o, C
 static ssd_status run_compiler(ssd_kernel *k, const ssd_compile_options *o) {
     static pthread_mutex_t turn = PTHREAD_MUTEX_INITIALIZER;
     Compiling c = {0};
+    CudaStart device;
     jmp_buf *outer = k->arena.oom;
     pthread_mutex_lock(&turn);
+    ssd_cuda_prepare(o->target, &device);
     ssd_status s = compile_guarded(k, o, &c);
+    ssd_cuda_prepared(&device);
     pthread_mutex_unlock(&turn);
     k->arena.oom = outer;
     ssd_text_free(&c.text);

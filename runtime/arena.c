@@ -15,7 +15,7 @@ typedef struct ArenaBlock {
 
 enum { ARENA_ALIGN = 16, ARENA_FIRST = 4096, ARENA_MOST = 1 << 20 };
 
-SSD_NORETURN static void out_of_memory(Arena *a) {
+void ssd_arena_exhausted(Arena *a) {
     if (a->oom) longjmp(*a->oom, 1);
     ssd_bug(__FILE__, __LINE__, "out of memory in an arena nobody guards");
 }
@@ -24,14 +24,14 @@ SSD_NORETURN static void out_of_memory(Arena *a) {
 // costs a page and a large one few calls.
 static char *new_block(Arena *a, size_t size) {
     ArenaBlock *b = calloc(1, sizeof *b + size);
-    if (!b) out_of_memory(a);
+    if (!b) ssd_arena_exhausted(a);
     b->next = a->head;
     a->head = b;
     return (char *)(b + 1);
 }
 
 void *ssd_arena_alloc(Arena *a, size_t size) {
-    if (size > PTRDIFF_MAX - 4 * ARENA_ALIGN) out_of_memory(a);
+    if (size > PTRDIFF_MAX - 4 * ARENA_ALIGN) ssd_arena_exhausted(a);
     size = (size + ARENA_ALIGN - 1) & ~(size_t)(ARENA_ALIGN - 1);
     if (!size) size = ARENA_ALIGN;
     if (size > (size_t)(a->end - a->at)) {
@@ -51,7 +51,7 @@ void *ssd_arena_alloc(Arena *a, size_t size) {
 }
 
 char *ssd_arena_dup(Arena *a, const char *s, size_t n) {
-    if (n == SIZE_MAX) out_of_memory(a);
+    if (n == SIZE_MAX) ssd_arena_exhausted(a);
     char *p = ssd_arena_alloc(a, n + 1);
     if (n) memcpy(p, s, n);
     return p;
@@ -85,9 +85,18 @@ void ssd_arena_free(Arena *a) {
     a->total = 0;
 }
 
+void ssd_arena_adopt(Arena *a, Arena *from) {
+    ArenaBlock **end = &from->head;
+    while (*end) end = &(*end)->next;
+    *end = a->head;
+    a->head = from->head;
+    a->total += from->total;
+    *from = (Arena){.oom = from->oom};
+}
+
 void *ssd_vec_grow(Arena *a, void *v, u32 *cap, size_t item) {
     u32 more = *cap ? *cap * 2 : 8;
-    if (more <= *cap || more > SIZE_MAX / item) out_of_memory(a);
+    if (more <= *cap || more > SIZE_MAX / item) ssd_arena_exhausted(a);
     void *p = ssd_arena_alloc(a, more * item);
     if (*cap) memcpy(p, v, *cap * item);
     *cap = more;

@@ -19,9 +19,11 @@ static void put_dims(Text *out, const ArtTensor *t) {
 }
 
 // What a kernel of a CUDA target says besides: the rest of its line, and the next ones.
-static void put_cuda(Text *out, const ArtKernel *k) {
+static void put_cuda(Text *out, const ArtKernel *k, bool modules) {
     if (!k->threads) return;
-    ssd_text_printf(out, " %d%s\ntakes", k->threads, k->early ? " early" : "");
+    ssd_text_printf(out, " %d", k->threads);
+    if (modules) ssd_text_printf(out, " in %d", k->module);
+    ssd_text_printf(out, "%s\ntakes", k->early ? " early" : "");
     for (int i = 0; i < k->n_takes; i++) ssd_text_printf(out, " %d", k->takes[i]);
     for (int i = 0; i < k->n_maps; i++) {
         const ArtMap *m = &k->maps[i];
@@ -30,7 +32,7 @@ static void put_cuda(Text *out, const ArtKernel *k) {
     }
 }
 
-static void put_plan(Text *out, const ArtPlan *p) {
+static void put_plan(Text *out, const ArtPlan *p, bool modules) {
     bool always = !p->when || !strcmp(p->when, "1");
     ssd_text_printf(out, "plan %s%s\n", always ? "always" : "when ", always ? "" : p->when);
     for (int i = 0; i < p->n_ws; i++) {
@@ -42,7 +44,7 @@ static void put_plan(Text *out, const ArtPlan *p) {
         ssd_text_printf(out, "kernel %s", p->kernels[i].symbol);
         put_formula(out, p->kernels[i].blocks);
         ssd_text_printf(out, " %lld", (long long)p->kernels[i].scratch);
-        put_cuda(out, &p->kernels[i]);
+        put_cuda(out, &p->kernels[i], modules);
         ssd_text_put(out, "\n", 1);
     }
 }
@@ -64,7 +66,11 @@ void ssd_artifact_print(const Artifact *art, Text *out) {
         if (t->alias) ssd_text_printf(out, " alias %s", t->alias);
         ssd_text_put(out, "\n", 1);
     }
-    for (int i = 0; i < art->n_plans; i++) put_plan(out, &art->plans[i]);
+    if (art->n_modules) ssd_text_printf(out, "modules");
+    for (int i = 0; i < art->n_modules; i++)
+        ssd_text_printf(out, " %lld", (long long)art->module_bytes[i]);
+    if (art->n_modules) ssd_text_printf(out, "\n");
+    for (int i = 0; i < art->n_plans; i++) put_plan(out, &art->plans[i], art->n_modules > 0);
 }
 
 // --- Parse
@@ -87,6 +93,7 @@ typedef struct Reader {
     bool cuda;        // of a CUDA target
     VEC(ArtSym) syms;
     VEC(ArtTensor) params;
+    VEC(i64) modules; // their sizes
     VEC(ArtPlan) plans;
     VEC(ArtTensor) ws;                      // of the plan being read
     VEC(ArtKernel) kernels;                 // likewise
@@ -252,6 +259,20 @@ static bool end_plan(Reader *r) {
     return true;
 }
 
+static bool read_modules(Reader *r) { // modules BYTES...
+    if (!r->cuda) return fail(r, "'modules' belongs to CUDA targets");
+    if (r->plans.n) return fail(r, "modules stand before plans");
+    if (r->modules.n) return fail(r, "'modules' again");
+    if (r->n_words < 2) return fail(r, "expected 'modules BYTES...'");
+    if (r->n_words - 1 > ART_MAX_KERNELS) return fail(r, "more than %d modules", ART_MAX_KERNELS);
+    for (int i = 1; i < r->n_words; i++) {
+        i64 bytes = number(r->word[i], ART_MODULE_MOST);
+        if (bytes < 1) return fail(r, "bad size of a module '%s'", r->word[i]);
+        vec_push(r->a, &r->modules, bytes);
+    }
+    return true;
+}
+
 static bool read_plan(Reader *r) { // plan always | plan when FORMULA
     if (!end_plan(r)) return false;
     if (r->plans.n == PLANS_MOST) return fail(r, "more than %d plans", PLANS_MOST);
@@ -277,11 +298,14 @@ static bool read_ws(Reader *r) { // ws NAME DTYPE DIM...
     return !r->bad;
 }
 
-static bool read_kernel(Reader *r) { // kernel SYMBOL BLOCKS SCRATCH [THREADS [early]]
-    const char *form =
-        r->cuda ? "kernel SYMBOL BLOCKS SHARED THREADS" : "kernel SYMBOL BLOCKS SCRATCH";
-    bool early = r->cuda && r->n_words == 6 && !strcmp(r->word[5], "early");
-    if (r->n_words != (r->cuda ? 5 : 4) + early) return fail(r, "expected '%s'", form);
+static bool read_kernel(Reader *r) { // kernel SYMBOL BLOCKS SCRATCH [THREADS [in MODULE] [early]]
+    const char *form = "kernel SYMBOL BLOCKS SCRATCH";
+    int words = 4;
+    if (r->cuda) form = "kernel SYMBOL BLOCKS SHARED THREADS", words = 5;
+    if (r->modules.n) form = "kernel SYMBOL BLOCKS SHARED THREADS in MODULE", words = 7;
+    bool early = r->cuda && r->n_words == words + 1 && !strcmp(r->word[words], "early");
+    if (r->n_words != words + early || (r->modules.n && strcmp(r->word[5], "in")))
+        return fail(r, "expected '%s'", form);
     if (!r->plans.n) return fail(r, "'%s' before the first plan", r->word[0]);
     if (r->kernels.n == ART_MAX_KERNELS) return fail(r, "more than %d kernels", ART_MAX_KERNELS);
     ArtKernel k = {.symbol = r->word[1],
@@ -294,6 +318,9 @@ static bool read_kernel(Reader *r) { // kernel SYMBOL BLOCKS SCRATCH [THREADS [e
         if (k.threads < 32 || k.threads % 32)
             return fail(r, "bad number of threads '%s'", r->word[4]);
     }
+    if (r->modules.n) k.module = (int)number(r->word[6], r->modules.n - 1);
+    if (k.module < 0)
+        return fail(r, "kernel '%s' is in module '%s' of %u", k.symbol, r->word[6], r->modules.n);
     end_kernel(r);
     vec_push(r->a, &r->kernels, k);
     return read_formula(r, k.blocks);
@@ -338,8 +365,9 @@ static bool read_map(Reader *r) { // map TAKE swizzle BYTES box ELEMENTS...
 static const struct {
     const char *word;
     bool (*read)(Reader *r);
-} lines[] = {{"sym", read_sym},       {"param", read_param}, {"plan", read_plan}, {"ws", read_ws},
-             {"kernel", read_kernel}, {"takes", read_takes}, {"map", read_map}};
+} lines[] = {{"sym", read_sym},     {"param", read_param}, {"modules", read_modules},
+             {"plan", read_plan},   {"ws", read_ws},       {"kernel", read_kernel},
+             {"takes", read_takes}, {"map", read_map}};
 
 // Cuts the line into words in place; `rest` keeps it uncut.
 static bool split(Reader *r, char *line) {
@@ -414,9 +442,11 @@ bool ssd_artifact_parse(Arena *a, const char *text, size_t n, Artifact *out, Tex
     if (r.bad || !end_plan(&r) || !check_whole(&r)) return false;
     out->n_syms = (int)r.syms.n;
     out->n_params = (int)r.params.n;
+    out->n_modules = (int)r.modules.n;
     out->n_plans = (int)r.plans.n;
     out->syms = r.syms.v;
     out->params = r.params.v;
+    out->module_bytes = r.modules.v;
     out->plans = r.plans.v;
     return true;
 }

@@ -6,19 +6,23 @@
 //     ssdc-artifact 1
 //     program mamba2 forward cpu-x86-64-v4
 //     schedule form=chunked q=64 hoist=1
-//     sym b x 0                        # symbol b is dimension 0 of parameter x; checked against
-//     all others param x in bf16 b t 24 64        # role in|out; dims are formulas over symbols
+//     sym b x 0                       # symbol b is dimension 0 of x; checked against all others
+//     param x in bf16 b t 24 64       # role in|out; dims are formulas over symbols
 //     param hT out f32 b 24 64 128 alias h0
-//     plan always                      # or: plan when t>=64 && b*24>=2   ; first that holds is
-//     used ws S f32 b 1 cdiv(t,64) 64 64    # workspace tensors of this plan, each 64-aligned, in
-//     order kernel group b*cdiv(t,64) 32768  # symbol in the code, blocks of the grid, bytes of
-//     scratch a thread kernel scan b*24 81920
-// A kernel of a CUDA target has two words more to say, and must say them:
-//     kernel scan b*24 81920 256       # a block's dynamic shared memory in bytes, and its threads;
-//     then `early` when it waits by itself for the kernels in front of it in its stream
-//     takes 0 3 5                      # the tensors in its argument, in order: parameter i, then
-//     workspace map 1 swizzle 128 box 64 1 64 1  # a tensor map of takes[1], box innermost
-//     dimension first; 0 or more
+//     plan always                     # or: plan when t>=64 && b*24>=2; the first that holds
+//     ws S f32 b 1 cdiv(t,64) 64 64   # workspace of this plan, each 64-aligned, in order
+//     kernel group b*cdiv(t,64) 32768 # name in the code, blocks of the grid, a thread's scratch
+//     kernel scan b*24 81920
+// A kernel of a CUDA target has more to say, and must say it:
+//     kernel scan b*24 81920 256      # a block's dynamic shared memory in bytes, and its threads
+//     takes 0 3 5                     # tensors in its argument: parameter i, then workspace
+//     map 1 swizzle 128 box 64 1 64 1 # a tensor map of takes[1], innermost first; 0 or more
+// `early` ends the line of a kernel that waits by itself for those in front of it in its stream.
+// The code of a CUDA target may be several cubins (modules), compiled side by side: one behind the
+// other, each from a multiple of 64 bytes on. Their sizes stand before the plans, and every kernel
+// says which one has it:
+//     modules 31744 50232
+//     kernel scan b*24 81920 256 in 1
 // Formulas know + - * / (floor) cdiv(,) min(,) max(,) comparisons && || parentheses, symbols,
 // numbers; arithmetic is checked: an overflow of int64 is an error, never a wrap. A plan's formula
 // also knows `dense`, which is 1 when every parameter's elements follow each other in the order of
@@ -48,6 +52,7 @@ typedef struct ArtMap {
 typedef struct ArtKernel {
     const char *symbol;
     const char *blocks; // formula
+    int module;         // CUDA: the module that has it
     bool early;         // CUDA: waits by itself for those in front of it in its stream
     i64 scratch;        // bytes a worker needs, 64-aligned; CUDA: dynamic shared memory of a block
     int threads;        // CUDA: threads of a block, a multiple of 32; 0 on a CPU
@@ -73,9 +78,14 @@ typedef struct Artifact {
     ArtSym *syms;
     ArtTensor *params;
     ArtPlan *plans;
-    const void *code; // ELF relocatable object (CPU) or cubin (CUDA)
+    int n_modules;           // CUDA: cubins in the code; 0: the code is one
+    const i64 *module_bytes; // of each
+    const void *code;        // ELF relocatable object (CPU) or cubins (CUDA)
     size_t code_size;
 } Artifact;
+enum { ART_MODULE_MOST = 1 << 28 }; // bytes
+// Where a module begins when the one in front of it ends at `end`.
+static inline i64 ssd_artifact_module_at(i64 end) { return (end + 63) / 64 * 64; }
 
 // Text of everything but the code, and back. Parse checks every line, formula and count; false with
 // a message in *why. All strings live in `a`.

@@ -45,7 +45,9 @@ void *ssd_arena_alloc(Arena *a, size_t size);
 char *ssd_arena_dup(Arena *a, const char *s, size_t n); // NUL-terminated copy of n bytes
 char *ssd_arena_printf(Arena *a, const char *fmt, ...) SSD_PRINTF(2, 3);
 char *ssd_arena_vprintf(Arena *a, const char *fmt, va_list ap);
-void ssd_arena_free(Arena *a); // frees all; the arena is empty and usable again
+void ssd_arena_free(Arena *a);                   // frees all; the arena is empty and usable again
+void ssd_arena_adopt(Arena *a, Arena *from);     // what `from` holds is a's now; `from` is empty
+SSD_NORETURN void ssd_arena_exhausted(Arena *a); // what an allocation does that finds no memory
 
 #define NEW(a, T) ((T *)ssd_arena_alloc((a), sizeof(T)))
 #define NEWN(a, T, n) ((T *)ssd_arena_alloc((a), sizeof(T) * (size_t)(n)))

@@ -203,6 +203,27 @@ static void retain_primary(void) {
     ssd_phase_end(PHASE_CONTEXT, begun);
 }
 
+static void *prepare(void *unused) {
+    pthread_once(&primary_once, retain_primary);
+    return unused;
+}
+
+void ssd_cuda_prepare(const char *target, CudaStart *out) {
+    CuHandle current = NULL;
+    bool runs;
+    *out = (CudaStart){0};
+    if (!target || !ssd_cuda_target(target, &runs) || !runs || forked()) return;
+    if (cuda.api.CtxGetCurrent(&current) || current) return;
+    out->running = ssd_thread_start(&out->thread, prepare, NULL);
+}
+
+void ssd_cuda_prepared(CudaStart *s) {
+    if (!s->running) return;
+    PhaseMark begun = ssd_phase_begin();
+    pthread_join(s->thread, NULL);
+    ssd_phase_end(PHASE_CONTEXT, begun);
+}
+
 ssd_status ssd_cuda_enter(CuHandle stream, CudaScope *out) {
     const CudaDriver *c = ssd_cuda_driver();
     *out = (CudaScope){0};
@@ -237,13 +258,22 @@ void ssd_cuda_leave(CudaScope *s) {
 // where the driver has it, tells them apart.
 typedef struct Loaded {
     struct Loaded *next;
-    CuHandle context, module;
+    CuHandle context;
     unsigned long long id;
+    CuHandle *module;    // by module of the program
     CuHandle **function; // [plan][kernel]
 } Loaded;
 
+// A cubin of the program, inside the artifact's code.
+typedef struct Cubin {
+    const u8 *bytes;
+    size_t size;
+} Cubin;
+
 struct CudaProgram {
     const Artifact *art;
+    Cubin cubin[ART_MAX_KERNELS];
+    int n_cubins;
     pthread_mutex_t lock;
     Loaded *loaded;
     // The pointer last found to be the device's, by parameter; then the workspace's. Asking the
@@ -251,9 +281,13 @@ struct CudaProgram {
     _Atomic(void *) good[ART_MAX_TENSORS + 1];
 };
 
-static void free_tables(const Artifact *art, Loaded *l) {
-    for (int i = 0; l->function && i < art->n_plans; i++) free(l->function[i]);
+// `unload`: of the context that is current.
+static void free_loaded(const CudaProgram *p, Loaded *l, bool unload) {
+    for (int i = 0; unload && l->module && i < p->n_cubins; i++)
+        if (l->module[i]) cuda.api.ModuleUnload(l->module[i]);
+    for (int i = 0; l->function && i < p->art->n_plans; i++) free(l->function[i]);
     free(l->function);
+    free(l->module);
     free(l);
 }
 
@@ -307,7 +341,7 @@ static ssd_status find_functions(const Artifact *art, Loaded *l) {
         for (int k = 0; k < plan->n_kernels; k++) {
             const ArtKernel *kernel = &plan->kernels[k];
             CuHandle *f = &l->function[i][k];
-            if (cuda.api.ModuleGetFunction(f, l->module, kernel->symbol))
+            if (cuda.api.ModuleGetFunction(f, l->module[kernel->module], kernel->symbol))
                 return ssd_fail(SSD_INVALID_ARGUMENT, "the code has no kernel '%.80s'",
                                 kernel->symbol);
             ssd_status s = check_function(kernel, *f, argument_bytes(art, plan, kernel));
@@ -331,19 +365,42 @@ static ssd_status load_failed(const Artifact *art, int error) {
 }
 
 // The driver takes lengths from the cubin's own header: its tables must lie inside the code.
-static bool is_cubin(const Artifact *art) {
-    const u8 *e = art->code;
+static bool is_cubin(const Cubin *c) {
+    static const char head[] = "\x7f"
+                               "ELF\2\1";
+    const u8 *e = c->bytes;
     u64 at;
     u16 size, n;
-    if (art->code_size < 64 || memcmp(e,
-                                      "\x7f"
-                                      "ELF\2\1",
-                                      6))
-        return false;
+    if (c->size < 64 || memcmp(e, head, sizeof head - 1)) return false;
     memcpy(&at, e + 40, sizeof at); // e_shoff, e_shentsize, e_shnum
     memcpy(&size, e + 58, sizeof size);
     memcpy(&n, e + 60, sizeof n);
-    return at <= art->code_size && (u64)size * n <= art->code_size - at;
+    return at <= c->size && (u64)size * n <= c->size - at;
+}
+
+// The program's cubins: false when the code is not what the artifact says, no more and no less.
+static bool find_cubins(CudaProgram *p) {
+    const Artifact *art = p->art;
+    const i64 whole = (i64)art->code_size, *bytes = art->n_modules ? art->module_bytes : &whole;
+    i64 end = 0;
+    for (int i = 0; i < MAX(art->n_modules, 1); i++) {
+        i64 at = ssd_artifact_module_at(end);
+        end = at + bytes[i];
+        if (end > whole) return false;
+        p->cubin[p->n_cubins] = (Cubin){(const u8 *)art->code + at, (size_t)bytes[i]};
+        if (!is_cubin(&p->cubin[p->n_cubins++])) return false;
+    }
+    return end == whole;
+}
+
+static ssd_status load_modules(CudaProgram *p, Loaded *l) {
+    l->module = calloc((size_t)p->n_cubins, sizeof *l->module);
+    if (!l->module) return ssd_fail(SSD_OUT_OF_MEMORY, "no memory for a CUDA program");
+    for (int i = 0; i < p->n_cubins; i++) {
+        int e = cuda.api.ModuleLoadDataEx(&l->module[i], p->cubin[i].bytes, 0, NULL, NULL);
+        if (e) return load_failed(p->art, e);
+    }
+    return find_functions(p->art, l);
 }
 
 static ssd_status load_into(CudaProgram *p, const CudaScope *at, unsigned long long id,
@@ -352,12 +409,10 @@ static ssd_status load_into(CudaProgram *p, const CudaScope *at, unsigned long l
     if (!l) return ssd_fail(SSD_OUT_OF_MEMORY, "no memory for a CUDA program");
     *l = (Loaded){.next = p->loaded, .context = at->context, .id = id};
     PhaseMark begun = ssd_phase_begin();
-    int e = cuda.api.ModuleLoadDataEx(&l->module, p->art->code, 0, NULL, NULL);
-    ssd_status s = e ? load_failed(p->art, e) : find_functions(p->art, l);
+    ssd_status s = load_modules(p, l);
     ssd_phase_end(PHASE_LOAD, begun);
     if (s) {
-        if (l->module) cuda.api.ModuleUnload(l->module);
-        free_tables(p->art, l);
+        free_loaded(p, l, true);
         return s;
     }
     *out = p->loaded = l;
@@ -382,14 +437,15 @@ ssd_status ssd_cuda_load(const Artifact *art, CudaProgram **out) {
     Loaded *l;
     *out = NULL;
     if (c->status) return ssd_fail(c->status, "%s", c->why);
-    if (!is_cubin(art))
-        return ssd_fail(SSD_INVALID_ARGUMENT, "the code of '%.80s' is no cubin", art->program);
     CudaProgram *p = calloc(1, sizeof *p);
     if (!p) return ssd_fail(SSD_OUT_OF_MEMORY, "no memory for a CUDA program");
     p->art = art;
     pthread_mutex_init(&p->lock, NULL);
     ssd_status s = SSD_OK;
-    if (!forked() &&
+    if (!find_cubins(p))
+        s = ssd_fail(SSD_INVALID_ARGUMENT, "the code of '%.80s' is no cubin%s", art->program,
+                     art->n_modules ? "s of the sizes it gives" : "");
+    if (!s && !forked() &&
         !(s = ssd_cuda_enter(NULL, &scope))) { // a forked child compiles, but cannot load
         s = code_in(p, &scope, &l);
         ssd_cuda_leave(&scope);
@@ -408,11 +464,9 @@ void ssd_cuda_free(CudaProgram *p) {
         next = l->next;
         // A caller's context may be gone, and its handle with it: what was loaded there goes with
         // it.
-        if (!forked() && l->context == primary && !cuda.api.CtxPushCurrent(l->context)) {
-            cuda.api.ModuleUnload(l->module);
-            cuda.api.CtxPopCurrent(&popped);
-        }
-        free_tables(p->art, l);
+        bool ours = !forked() && l->context == primary && !cuda.api.CtxPushCurrent(l->context);
+        free_loaded(p, l, ours);
+        if (ours) cuda.api.CtxPopCurrent(&popped);
     }
     pthread_mutex_destroy(&p->lock);
     free(p);

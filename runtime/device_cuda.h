@@ -117,6 +117,16 @@ typedef struct CudaScope {
 ssd_status ssd_cuda_enter(CuHandle stream, CudaScope *out);
 void ssd_cuda_leave(CudaScope *s);
 
+// Makes the primary context in a thread beside the caller, who has code for the target to compile
+// before it enters: each takes a good part of a second. Does nothing where the caller has a context
+// already, or none is needed. `prepared` waits for it.
+typedef struct CudaStart {
+    pthread_t thread;
+    bool running;
+} CudaStart;
+void ssd_cuda_prepare(const char *target, CudaStart *out);
+void ssd_cuda_prepared(CudaStart *s);
+
 // An artifact's code, loaded into each context it is launched in; the first one when the program is
 // made.
 typedef struct CudaProgram CudaProgram;

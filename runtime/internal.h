@@ -6,6 +6,8 @@
 #include "artifact.h"
 #include "cache.h"
 
+#include <pthread.h>
+
 // status.c: sets this thread's last error and returns s.
 ssd_status ssd_fail(ssd_status s, const char *fmt, ...) SSD_PRINTF(2, 3);
 void ssd_clear_error(void);
@@ -25,7 +27,7 @@ ssd_status ssd_compile_key(Arena *a, const ssd_compile_options *o, char **out_ke
 // ask for it.
 typedef enum Phase {
     PHASE_DRIVER,  // of CUDA
-    PHASE_CONTEXT, // on its device
+    PHASE_CONTEXT, // on its device: what is waited for, beside a compiler little or nothing
     PHASE_KEY,
     PHASE_CACHE, // look-up and checks of an entry
     PHASE_SPEC,  // text to graph
@@ -51,7 +53,9 @@ const char *ssd_phase_name(Phase p);
 // SSD_NOT_FOUND (no such target, no driver, no device), SSD_UNSUPPORTED, SSD_DEVICE.
 ssd_status ssd_target_check(const char *target);
 
-// pool.c: threads that run blocks of a grid. Bits never depend on the number of threads: a block is
+// pool.c: a thread that takes no signals; false: the system gives none.
+bool ssd_thread_start(pthread_t *out, void *(*fn)(void *), void *ctx);
+// Threads that run blocks of a grid. Bits never depend on the number of threads: a block is
 // one unit of work and no two write the same memory.
 typedef struct Pool Pool;
 Pool *ssd_pool_new(int threads); // NULL: no memory or threads

@@ -118,18 +118,30 @@ static void *work(void *arg) {
     }
 }
 
+bool ssd_thread_start(pthread_t *out, void *(*fn)(void *), void *ctx) {
+    enum { STACK = 8 << 20 }; // at least: compilers recurse
+    pthread_attr_t attr;
+    size_t stack = 0;
+    sigset_t all, was;
+    if (pthread_attr_init(&attr)) return false;
+    pthread_attr_getstacksize(&attr, &stack);
+    if (stack < STACK) pthread_attr_setstacksize(&attr, STACK);
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &was); // signals stay with the user's threads
+    bool ok = !pthread_create(out, &attr, fn, ctx);
+    pthread_sigmask(SIG_SETMASK, &was, NULL);
+    pthread_attr_destroy(&attr);
+    return ok;
+}
+
 // As many as the system gives; with none the caller does all the work.
 static void start_workers(Pool *p) {
     p->tried = true;
-    sigset_t all, was;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &was); // signals stay with the user's threads
     for (int i = 0; i < p->threads - 1; i++) {
         p->worker[i] = (Worker){.pool = p, .index = i + 1};
-        if (pthread_create(&p->worker[i].thread, NULL, work, &p->worker[i])) break;
+        if (!ssd_thread_start(&p->worker[i].thread, work, &p->worker[i])) break;
         p->started++;
     }
-    pthread_sigmask(SIG_SETMASK, &was, NULL);
 }
 
 static void open_job(Pool *p) {

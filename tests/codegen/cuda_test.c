@@ -128,21 +128,40 @@ static void resources(const char *what, const char *log, const char *kernel, i64
            kernel, (long long)shared + f.shared, (long long)most);
 }
 
+// What is compiled of a kernel is the whole text less some lines: a reader can compile that one.
+static void is_part(const char *what, const Prog *p, const Machine *m, u32 kernel,
+                    const char *whole) {
+    Text part = {0};
+    const char *from = whole;
+    ssd_cuda_source_of(p, m, kernel, 1, NULL, &part);
+    for (char *line = part.s, *end; *line && from; line = end + 1) {
+        end = strchr(line, '\n');
+        size_t n = (size_t)(end - line) + 1;
+        while (from && strncmp(from, line, n)) from = (from = strchr(from, '\n')) ? from + 1 : NULL;
+        if (from) from += n;
+    }
+    report(from && strstr(part.s, p->kernels.v[kernel].name), "%s: kernel %s is part of the text",
+           what, p->kernels.v[kernel].name);
+    ssd_text_free(&part);
+}
+
 static void gate(Arena *a, const char *what, const Job *j, const Prog *p, const Machine *m) {
     i64 *shared = NEWN(a, i64, p->kernels.n);
+    NvrtcResult *results = NEWN(a, NvrtcResult, p->kernels.n);
     Text source = {0}, why = {0};
-    NvrtcResult r;
-    ssd_cuda_source(p, m, shared, &source);
-    if (!report(ssd_nvrtc_compile(a, source.s, p->name, j->arch, &r, &why), "%s: %s", what,
+    ssd_cuda_source(p, m, NULL, &source);
+    if (!report(ssd_cuda_compile(a, p, m, shared, results, &why), "%s: %s", what,
                 why.s ? why.s : "compiles"))
         goto done;
-    report(!ssd_gate_serialised(r.log), "%s: serialised products:\n%s", what, r.log);
     for (u32 i = 0; i < p->kernels.n; i++) {
         const TKernel *k = &p->kernels.v[i];
-        resources(what, r.log, k->name, shared[i], j->arch);
+        const NvrtcResult *r = &results[i];
+        is_part(what, p, m, i, source.s);
+        report(!ssd_gate_serialised(r->log), "%s: serialised products:\n%s", what, r->log);
+        resources(what, r->log, k->name, shared[i], j->arch);
         if (ssd_cuda_dense(p))
-            resources(what, r.log, ssd_cuda_dense_name(a, k), shared[i], j->arch);
-        if (ssd_timed_kernel(p, k)) instructions(a, what, source.s, &r, k->name);
+            resources(what, r->log, ssd_cuda_dense_name(a, k), shared[i], j->arch);
+        if (ssd_timed_kernel(p, k)) instructions(a, what, source.s, r, k->name);
     }
 done:
     ssd_text_free(&source);

@@ -140,7 +140,8 @@ static void artifact(void) {
     Case c;
     if (open_case(&c, FORWARD, "sm_90a", NULL, NULL)) {
         Artifact art;
-        ssd_artifact_from_prog(&c.arena, c.p, "forward", c.machine.target, c.shared, &art);
+        const TargetCode code = {.scratch = c.shared};
+        ssd_artifact_from_prog(&c.arena, c.p, "forward", c.machine.target, &code, &art);
         const ArtKernel *k = &art.plans[0].kernels[0];
         report(k->threads == 512 && k->scratch == ssd_timed_shared_bytes(c.p, &c.p->kernels.v[0]),
                "%d threads, %lld bytes", k->threads, (long long)k->scratch);
@@ -164,10 +165,8 @@ static void refusal(void) {
     Case c;
     if (open_case(&c, FORWARD, "sm_86", NULL, NULL)) {
         Text why = {0};
-        const void *code;
-        size_t size;
-        report(!ssd_cuda_emit(&c.arena, c.p, &c.machine, &code, &size, c.shared, &why) &&
-                   strstr(why.s, "SCRATCH"),
+        TargetCode code;
+        report(!ssd_cuda_emit(&c.arena, c.p, &c.machine, &code, &why) && strstr(why.s, "SCRATCH"),
                "227632 bytes on sm_86: %s", why.s ? why.s : "accepted");
         ssd_text_free(&why);
     }
@@ -345,18 +344,16 @@ static void run_on_device(const char *path, const char *arch, const CudaDriver *
     CudaProgram *program = NULL;
     Launch l;
     Tensors t = {0};
-    const void *code;
-    size_t size;
+    TargetCode code;
     if (!open_case(&c, path, arch, NULL, NULL) ||
-        !ssd_cuda_emit(&c.arena, c.p, &c.machine, &code, &size, c.shared, &why)) {
+        !ssd_cuda_emit(&c.arena, c.p, &c.machine, &code, &why)) {
         printf("skipped %s on %s: %s\n", path, arch, why.s ? why.s : "");
         ssd_text_free(&why);
         close_case(&c);
         return;
     }
     TileRun run = {.sym = {2, len}};
-    ssd_artifact_from_prog(&c.arena, c.p, "forward", c.machine.target, c.shared, &art);
-    art.code = code, art.code_size = size;
+    ssd_artifact_from_prog(&c.arena, c.p, "forward", c.machine.target, &code, &art);
     make_tensors(&c, &run, &d->api, &t);
     ssd_status s = ssd_cuda_load(&art, &program);
     if (!s) s = ssd_launch_check(&art, t.arg, t.n, &l);

@@ -203,7 +203,7 @@ static void run_case(const char *text, const Case *c) {
     Unit u = {.arena = &a, .prog = t1, .machine = c->machine};
     ssd_pass_place(&u);
     ssd_pass_layout(&u);
-    i64 sym[8] = {0}, scratch[16];
+    i64 sym[8] = {0};
     for (u32 i = 0; i < t1->syms.n; i++) sym[i] = !strcmp(t1->syms.v[i], "b") ? c->b : c->t;
     u32 n = t1->tensors.n;
     Array *in[2] = {NEWN(&a, Array, n), NEWN(&a, Array, n)};
@@ -235,15 +235,14 @@ static void run_case(const char *text, const Case *c) {
         check(ok, "%s: T%d: %s", name_of(c), k, why.s ? why.s : "");
         if (!ok) goto done;
     }
-    const void *code;
-    size_t size;
+    TargetCode code;
     Module *mod = NULL;
-    if (c->target->emit(&a, t1, c->machine, &code, &size, scratch, &why))
-        mod = ssd_module_load(code, size, &why);
+    if (c->target->emit(&a, t1, c->machine, &code, &why))
+        mod = ssd_module_load(code.bytes, code.size, &why);
     check(mod != NULL, "%s: %s", name_of(c), why.s ? why.s : "");
     if (!mod) goto done;
     CpuArgs args = {ptr, stride, dim, sym};
-    run_kernels(t1, mod, &args, sym, scratch, c);
+    run_kernels(t1, mod, &args, sym, code.scratch, c);
     for (u32 i = 1; i < n; i++) {
         if (t1->tensors.v[i].role == T_OUT)
             compare(c, &t1->tensors.v[i], &in[0][i], &in[1][i], &buf[i]);

@@ -5,9 +5,8 @@
 //
 // FAKE_CUDA in the environment tells it what to be, in words: "cuInit=34" makes that call fail with
 // that error, "sm=75" is the device's compute capability, "version=12080" the driver's, "nvrtc=13"
-// NVRTC's (this library serves as that too: whatever the source, its code is empty), "devices=0",
-// "shared=100000" bytes a block may have, "any=1": code may be a real cubin, whose kernels do
-// nothing.
+// NVRTC's (this library serves as that too), "devices=0", "shared=100000" bytes a block may have,
+// "any=1": code may be a real cubin, whose kernels do nothing.
 //
 // Built with FAKE_OLD it is a driver of CUDA 11.4, without what came later. With FAKE_OWN_CODE it
 // is the part of a driver that has modules and a compiler of its own (tests/emulator/driver.c).
@@ -31,6 +30,13 @@ static FakeKernel *on_launch;
 
 // --- What the test sees -------------------------------------------------------------------------
 EXPORT const char *fake_log(void) { return log_text; }
+
+EXPORT int fake_said(const char *what) {
+    pthread_mutex_lock(&lock);
+    int said = strstr(log_text, what) != NULL;
+    pthread_mutex_unlock(&lock);
+    return said;
+}
 
 EXPORT void fake_log_clear(void) {
     pthread_mutex_lock(&lock);
@@ -505,7 +511,9 @@ EXPORT int cuEventElapsedTime(float *ms, void *from, void *to) {
     return 0;
 }
 
-// --- And a compiler: what it makes is the head of a cubin ---------------------------------------
+// --- And a compiler -----------------------------------------------------------------------------
+// It makes of a source the head of a cubin and the program's name; of one that holds `#error`
+// nothing.
 EXPORT int nvrtcVersion(int *major, int *minor) {
     *major = setting("nvrtc", 13);
     *minor = 0;
@@ -523,52 +531,68 @@ EXPORT int nvrtcGetSupportedArchs(int *archs) {
 }
 
 #ifndef FAKE_OWN_CODE
+typedef struct Program {
+    char code[128], log[128];
+    bool bad;
+} Program;
+
 EXPORT int nvrtcCreateProgram(void **program, const char *source, const char *name, int n,
                               const char *const *headers, const char *const *names) {
     CALL("nvrtcCreateProgram %s\n", name);
-    (void)source, (void)n, (void)headers, (void)names;
-    *program = primary;
+    (void)n, (void)headers, (void)names;
+    Program *p = calloc(1, sizeof *p);
+    if (!p) return 1;
+    memcpy(p->code,
+           "\x7f"
+           "ELF\2\1",
+           6);
+    snprintf(p->code + 64, sizeof p->code - 64, "%s", name);
+    p->bad = strstr(source, "#error");
+    if (p->bad) snprintf(p->log, sizeof p->log, "%s: error: it says so", name);
+    *program = p;
     return 0;
 }
 
 EXPORT int nvrtcCompileProgram(void *program, int n, const char *const *options) {
     CALL("nvrtcCompileProgram %s\n", n ? options[0] : "");
-    (void)program;
-    return 0;
+    return ((Program *)program)->bad ? 6 : 0;
 }
 
 EXPORT int nvrtcDestroyProgram(void **program) {
+    free(*program);
     *program = NULL;
     return 0;
 }
 
-static const char head_of_cubin[128] = "\x7f"
-                                       "ELF\2\1";
-
 EXPORT int nvrtcGetCUBINSize(void *program, size_t *size) {
-    (void)program;
-    *size = sizeof head_of_cubin;
+    *size = sizeof((Program *)program)->code;
     return 0;
 }
 
 EXPORT int nvrtcGetCUBIN(void *program, char *cubin) {
-    (void)program;
-    memcpy(cubin, head_of_cubin, sizeof head_of_cubin);
+    Program *p = program;
+    memcpy(cubin, p->code, sizeof p->code);
+    return 0;
+}
+
+EXPORT int nvrtcGetProgramLogSize(void *program, size_t *size) {
+    *size = strlen(((Program *)program)->log) + 1;
+    return 0;
+}
+
+EXPORT int nvrtcGetProgramLog(void *program, char *text) {
+    strcpy(text, ((Program *)program)->log);
     return 0;
 }
 #endif
 
-#define NOTHING(name)                                                                              \
-    EXPORT int name##Size(void *program, size_t *size) {                                           \
-        (void)program;                                                                             \
-        *size = 0;                                                                                 \
-        return 0;                                                                                  \
-    }                                                                                              \
-    EXPORT int name(void *program, char *text) {                                                   \
-        (void)program, (void)text;                                                                 \
-        return 0;                                                                                  \
-    }
-NOTHING(nvrtcGetPTX)
-#ifndef FAKE_OWN_CODE
-NOTHING(nvrtcGetProgramLog)
-#endif
+EXPORT int nvrtcGetPTXSize(void *program, size_t *size) {
+    (void)program;
+    *size = 0;
+    return 0;
+}
+
+EXPORT int nvrtcGetPTX(void *program, char *text) {
+    (void)program, (void)text;
+    return 0;
+}

@@ -7,6 +7,7 @@
 typedef void FakeKernel(const char *name, unsigned grid, unsigned block, unsigned shared,
                         const void *args);
 typedef const char *FakeLog(void);
+typedef int FakeSaid(const char *what); // is it in the log? Also while other threads call
 typedef void FakeLogClear(void);
 typedef void FakeOnLaunch(FakeKernel *f);
 
@@ -19,6 +20,7 @@ typedef struct FakeMap {
 
 // The functions as a library exports them.
 const char *fake_log(void);
+int fake_said(const char *what);
 void fake_log_clear(void);
 void fake_on_launch(FakeKernel *f);
 

@@ -132,6 +132,40 @@ static const char cuda_sample[] = "ssdc-artifact 1\n"
                                   "kernel all b 0 1024\n"
                                   "takes 1 0\n";
 
+// Code of three cubins; nobody says that each has a kernel.
+static const char modules_sample[] = "ssdc-artifact 1\n"
+                                     "program toy step cuda-sm_80\n"
+                                     "schedule form=recurrent\n"
+                                     "sym b x 0\n"
+                                     "param x in f32 b 4\n"
+                                     "param y out f32 b 4\n"
+                                     "modules 1000 64 268435456\n"
+                                     "plan when dense\n"
+                                     "kernel first_dense b 0 64 in 2\n"
+                                     "takes 0\n"
+                                     "kernel second_dense b 0 32 in 0 early\n"
+                                     "takes 1\n"
+                                     "plan always\n"
+                                     "kernel first b 0 64 in 2\n"
+                                     "takes 0\n";
+
+static void modules_round_trip(void) {
+    Arena a = {0};
+    Artifact art;
+    Text why = {0}, out = {0};
+    CHECK(ssd_artifact_parse(&a, modules_sample, sizeof modules_sample - 1, &art, &why) && !why.s);
+    CHECK(art.n_modules == 3 && art.module_bytes[0] == 1000 && art.module_bytes[2] == 1 << 28);
+    const ArtKernel *k = art.plans[0].kernels;
+    CHECK(k[0].module == 2 && !k[0].early && k[1].module == 0 && k[1].early);
+    CHECK(art.plans[1].kernels[0].module == 2);
+    CHECK(ssd_artifact_module_at(0) == 0 && ssd_artifact_module_at(1000) == 1024 &&
+          ssd_artifact_module_at(1024) == 1024);
+    ssd_artifact_print(&art, &out);
+    CHECK_SAME(out.s, modules_sample);
+    ssd_text_free(&out);
+    ssd_arena_free(&a);
+}
+
 static void cuda_round_trip(void) {
     Arena a = {0};
     Artifact art;
@@ -232,6 +266,39 @@ static void refused(void) {
     expect_refused(sample, "kernel all", "kernel all b 0 32",
                    "expected 'kernel SYMBOL BLOCKS SCRATCH'");
     expect_refused(sample, "kernel all", "kernel all b 0\ntakes 0", "belongs to CUDA targets");
+}
+
+static void modules_refused(void) {
+    static const char form[] = "expected 'kernel SYMBOL BLOCKS SHARED THREADS in MODULE'";
+    const struct {
+        const char *from, *to, *message;
+    } cases[] = {
+        {"modules", "modules", "expected 'modules BYTES...'"},
+        {"modules", "modules 64 0 64", "bad size of a module '0'"},
+        {"modules", "modules 64 -64 64", "bad size of a module '-64'"},
+        {"modules", "modules 64 64 268435457", "bad size of a module '268435457'"},
+        {"modules", "modules 64 64 99999999999999999999", "bad size of a module '9999"},
+        {"modules", "modules 1 1 1\nmodules 1 1 1", "'modules' again"},
+        {"modules", "modules 64 64", "kernel 'first_dense' is in module '2' of 2"},
+        {"modules", NULL, "expected 'kernel SYMBOL BLOCKS SHARED THREADS'"},
+        {"plan always", "modules 1 1 1\nplan always", "modules stand before plans"},
+        {"kernel first b", "kernel first b 0 64 in 3", "kernel 'first' is in module '3' of 3"},
+        {"kernel first b", "kernel first b 0 64 in -1", "kernel 'first' is in module '-1' of 3"},
+        {"kernel first b", "kernel first b 0 64 in x", "kernel 'first' is in module 'x' of 3"},
+        {"kernel first b", "kernel first b 0 64", form},
+        {"kernel first b", "kernel first b 0 64 early", form},
+        {"kernel first b", "kernel first b 0 64 of 2", form},
+        {"kernel first b", "kernel first b 0 64 in 2 soon", form},
+        {"kernel first b", "kernel first b 0 64 early in 2", form},
+    };
+    Text many = {0};
+    for (size_t i = 0; i < COUNTOF(cases); i++)
+        expect_refused(modules_sample, cases[i].from, cases[i].to, cases[i].message);
+    ssd_text_printf(&many, "modules");
+    for (int i = 0; i <= ART_MAX_KERNELS; i++) ssd_text_printf(&many, " 64");
+    expect_refused(modules_sample, "modules", many.s, "more than 64 modules");
+    expect_refused(sample, "plan always", "modules 64\nplan always", "belongs to CUDA targets");
+    ssd_text_free(&many);
 }
 
 // A kernel of n tensors of rank 8 and one of rank 1, with maps of that: 17 and 3 words each, a map
@@ -342,7 +409,10 @@ int main(void) {
     refused();
     cuda_round_trip();
     cuda_refused();
+    modules_round_trip();
+    modules_refused();
     noise(sample);
     noise(cuda_sample);
+    noise(modules_sample);
     return test_end();
 }

@@ -17,6 +17,7 @@
 static char root[] = "/tmp/ssd-cuda-test-XXXXXX";
 static int compiled;
 static FakeLog *log_of;
+static FakeSaid *log_holds;
 static FakeLogClear *log_clear;
 static FakeOnLaunch *on_launch;
 
@@ -39,16 +40,16 @@ static const char *text = toy_text; // of the artifact that the hook makes
 static char code[512];
 static size_t code_size;
 
-// The head of a cubin that says it has no sections.
-static void make_code(const char *lines) {
-    memset(code, 0, sizeof code);
-    memcpy(code,
+// The head of a cubin that says it has no sections; its size.
+static size_t put_cubin(char *at, const char *lines) {
+    memset(at, 0, 64);
+    memcpy(at,
            "\x7f"
            "ELF\2\1",
            6);
-    snprintf(code + 64, sizeof code - 64, "%s", lines);
-    code_size = 64 + strlen(lines) + 1;
+    return 64 + (size_t)sprintf(at + 64, "%s", lines) + 1;
 }
+static void make_code(const char *lines) { code_size = put_cubin(code, lines); }
 
 static ssd_status hook(Arena *a, const ssd_compile_options *o, Artifact *out) {
     Text why = {0};
@@ -565,6 +566,95 @@ static void host_memory_is_fine(void) { // where device and host share their pag
     ssd_context_destroy(ctx);
 }
 
+// --- Modules ------------------------------------------------------------------------------------
+// The toy as two cubins: the third kernel is in one of its own, if `third` says so.
+static void use_modules(size_t first, size_t second, int third) {
+    static char split[1000];
+    snprintf(split, sizeof split,
+             "ssdc-artifact 1\nprogram toy forward cuda-sm_80\nschedule form=toy q=1\n"
+             "sym b x 0\nsym t x 1\n"
+             "param x in f32 b t 6\nparam h0 in f32 b 3\n"
+             "param y out f32 b t 6\nparam hT out f32 b 3 alias h0\n"
+             "modules %zu %zu\nplan always\nws w f32 b t 6\n"
+             "kernel first b*t 65536 256 in 0\ntakes 4 0\n"
+             "kernel second b*(t-1) 0 128 in 0\ntakes 2 4 0\n"
+             "kernel state b 1024 32 in %d\ntakes 3 1\n",
+             first, second, third);
+    text = split;
+}
+
+static int unloads(void) {
+    int n = 0;
+    for (const char *s = log_of(); (s = strstr(s, "cuModuleUnload\n")); s++) n++;
+    return n;
+}
+
+static void modules(void) {
+    char dir[64];
+    snprintf(dir, sizeof dir, "%s/modules", root);
+    size_t one = put_cubin(code, "first 128 1024\nsecond 184 1024\n");
+    char *behind = code + ssd_artifact_module_at((i64)one);
+    size_t other = put_cubin(behind, "state 96 64\n");
+    code_size = (size_t)(behind - code) + other;
+    use_modules(one, other, 1);
+    ssd_context *ctx = new_context(dir);
+    for (int cached = 0; cached < 2; cached++) {
+        ssd_kernel *k = toy(ctx);
+        Case c;
+        if (!k) return;
+        CHECK_SAME(ssd_kernel_origin(k), cached ? "cache" : "compiled");
+        on_launch(watch);
+        fill(&c);
+        launched = 0;
+        CHECK(launch(k, &c, NULL) == SSD_OK && launched == 3);
+        const i64 words[] = {(i64)c.h0, (i64)c.h0, B, T, 3, 1, B, 3, 3, 1, B, 3};
+        CHECK(!memcmp(seen[2], words, sizeof words));
+        drop(&c);
+        log_clear();
+        ssd_kernel_destroy(k);
+        CHECK(unloads() == 2);
+    }
+    ssd_context_destroy(ctx);
+}
+
+// Sizes that are not those of the code, and damage to the second of two.
+static void module_faults(void) {
+    static const char wrong[] = "the code of 'toy' is no cubins of the sizes it gives";
+    size_t one = put_cubin(code, "first 128 1024\nsecond 184 1024\n");
+    char *behind = code + ssd_artifact_module_at((i64)one);
+    size_t other = put_cubin(behind, "state 96 64\n");
+    const size_t sizes[][2] = {{one, other - 1},       {one, other + 1},       {one - 64, other},
+                               {one + 64, other - 64}, {one, ART_MODULE_MOST}, {one, 10}};
+    code_size = (size_t)(behind - code) + other;
+    for (size_t i = 0; i < COUNTOF(sizes); i++) {
+        use_modules(sizes[i][0], sizes[i][1], 1);
+        expect_compile("cuda", SSD_INVALID_ARGUMENT, wrong);
+    }
+    use_modules(one, other, 1);
+    behind[1] = 'e';
+    expect_compile("cuda", SSD_INVALID_ARGUMENT, wrong);
+    behind[1] = 'E', behind[58] = 64, behind[60] = 100; // sections beyond its end
+    expect_compile("cuda", SSD_INVALID_ARGUMENT, wrong);
+    behind[60] = 0;
+    log_clear();
+    use_modules(one, other, 0); // a kernel is looked for where it is said to be, and only there
+    expect_compile("cuda", SSD_INVALID_ARGUMENT, "the code has no kernel 'state'");
+    CHECK(unloads() == 2);
+}
+
+// While the compiler works the device's context is made: a compiler that waits for it gets it.
+static ssd_status wait_for_context(Arena *a, const ssd_compile_options *o, Artifact *out) {
+    for (int i = 0; i < 10000 && !log_holds("cuDevicePrimaryCtxRetain"); i++) usleep(1000);
+    CHECK(log_holds("cuDevicePrimaryCtxRetain"));
+    return hook(a, o, out);
+}
+static void context_beside(void) {
+    ssd_compile_hook = wait_for_context;
+    ssd_context *ctx = new_context("");
+    ssd_kernel_destroy(toy(ctx));
+    ssd_context_destroy(ctx);
+}
+
 // --- Tensor maps --------------------------------------------------------------------------------
 // Maps, maps_made, 3 pointers, 2 symbols, 2 words a dim: 3 * 128 + 8 + 8 * 21, rounded up to 576.
 enum { MAPS = 3, MAPPED_WORDS = 21 };
@@ -843,6 +933,9 @@ static const struct {
     {"no early launches", not_early, "sm=80", OLD_CUDA_LIBRARY},
     {"launch faults", launch_faults, "sm=80"},
     {"host memory", host_memory_is_fine, "sm=80 reads_host=1"},
+    {"modules", modules, "sm=80"},
+    {"module faults", module_faults, "sm=80"},
+    {"context beside the compiler", context_beside, "sm=80"},
     {"tensor maps", maps, "sm=90"},
     {"no tensor maps", no_maps, "sm=90", OLD_CUDA_LIBRARY},
     {"threads", threads, "sm=80"},
@@ -863,6 +956,7 @@ static void run_case(size_t i) {
     void *lib = dlopen(old ? OLD_CUDA_LIBRARY : FAKE_CUDA_LIBRARY, RTLD_NOW | RTLD_LOCAL);
     if (!CHECK(lib != NULL)) return;
     *(void **)&log_of = symbol(lib, "fake_log");
+    *(void **)&log_holds = symbol(lib, "fake_said");
     *(void **)&log_clear = symbol(lib, "fake_log_clear");
     *(void **)&on_launch = symbol(lib, "fake_on_launch");
     ssd_compile_hook = hook;
