@@ -52,14 +52,13 @@ static void end(Work *w) {
         if (w->buffer[i]) w->api->MemFree(w->buffer[i]);
     if (w->from) w->api->EventDestroy(w->from);
     if (w->to) w->api->EventDestroy(w->to);
-    if (w->stream) w->api->StreamDestroy(w->stream);
     ssd_cuda_leave(&w->scope);
 }
 
 static bool begin(Work *w, int n_buffers, size_t bytes) {
     *w = (Work){.api = &ssd_cuda_driver()->api, .bytes = bytes};
     if (ssd_cuda_enter(NULL, &w->scope)) return false;
-    int e = w->api->StreamCreate(&w->stream, CU_STREAM_APART);
+    int e = ssd_device_stream(&w->stream);
     if (!e) e = w->api->EventCreate(&w->from, 0);
     if (!e) e = w->api->EventCreate(&w->to, 0);
     for (int i = 0; !e && i < n_buffers; i++) {

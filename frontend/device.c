@@ -58,8 +58,17 @@ static bool is_output(const ssd_kernel *k, const char *name) {
     return false;
 }
 
+ssd_status ssd_device_stream(CuHandle *out) {
+    static CuHandle stream;
+    ssd_status s = SSD_OK;
+    if (!stream)
+        s = call(ssd_cuda_driver()->api.StreamCreate(&stream, CU_STREAM_APART), "cuStreamCreate");
+    *out = stream;
+    return s;
+}
+
 static ssd_status fill(Mirror *m, const ssd_arg *args, int n) {
-    ssd_status s = call(m->api->StreamCreate(&m->stream, CU_STREAM_APART), "cuStreamCreate");
+    ssd_status s = ssd_device_stream(&m->stream);
     for (; !s && m->n_args < n; m->n_args++) {
         const ssd_arg *a = &args[m->n_args];
         s = mirror_arg(m, a, is_output(m->kernel, a->name), &m->args[m->n_args]);
@@ -86,7 +95,6 @@ ssd_status ssd_mirror_open(Mirror *m, ssd_kernel *k, const ssd_arg *args, int n)
 void ssd_mirror_close(Mirror *m) {
     for (int i = 0; i < m->n_copies; i++)
         if (m->copy[i].base) m->api->MemFree(m->copy[i].base);
-    if (m->stream) m->api->StreamDestroy(m->stream);
     ssd_cuda_leave(&m->scope);
     free(m->copy);
     free(m->args);

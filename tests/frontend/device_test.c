@@ -84,6 +84,14 @@ static void fill(void) {
     whole = true;
 }
 
+static void no_stream(ssd_kernel *k) {
+    setenv("FAKE_CUDA", "sm=80 cuStreamCreate=999", 1);
+    fill();
+    check(ssd_device_launch(k, args, 4) == SSD_DEVICE && strstr(ssd_last_error(), "cuStreamCreate"),
+          "no stream");
+    setenv("FAKE_CUDA", "sm=80", 1);
+}
+
 static void one_launch(ssd_kernel *k) {
     fill();
     check(ssd_device_launch(k, args, 4) == SSD_OK && runs == 1, "a launch");
@@ -118,7 +126,6 @@ static void faults(ssd_kernel *k) {
         ssd_status status;
         const char *message;
     } cases[] = {{"cuMemAlloc_v2=2", SSD_OUT_OF_MEMORY, "MB of device memory for 'x'"},
-                 {"cuStreamCreate=999", SSD_DEVICE, "cuStreamCreate"},
                  {"cuMemcpyHtoD_v2=1", SSD_INVALID_ARGUMENT, "cuMemcpyHtoD"},
                  {"cuMemcpyDtoH_v2=700", SSD_DEVICE, "cuMemcpyDtoH"},
                  {"cuLaunchKernel=701", SSD_UNSUPPORTED, "launching kernel 'all'"}};
@@ -234,6 +241,7 @@ int main(void) {
     check(ssd_compile(ctx, &(ssd_compile_options){.spec = "toy", .target = "cuda"}, &k) == SSD_OK,
           "a kernel");
     if (k) {
+        no_stream(k);
         one_launch(k);
         guards(k);
         faults(k);
