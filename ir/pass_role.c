@@ -71,6 +71,19 @@ static u8 contracted(const Timer *t, const TOp *o) {
 
 // --- What differs between the copies of a block -------------------------------------------------
 
+// `head // n`, the same for all heads of a block: n heads are of a group, or there is one group.
+bool ssd_role_one_group(const Timer *t, const Expr *x) {
+    if (x->kind != EX_FN || x->fn != FN_FDIV) return false;
+    const Expr *a = ex(t, x->arg[0]), *n = ex(t, x->arg[1]);
+    if (a->kind != EX_VAL || a->val != t->head || n->kind != EX_NUM) return false;
+    bool all = false;
+    for (int i = 0; i < t->k->ngrid; i++) {
+        const Expr *heads = ex(t, t->k->grid[i].size);
+        all |= t->k->grid[i].var == t->head && heads->kind == EX_NUM && n->num >= heads->num;
+    }
+    return all || (i64)n->num % t->copies == 0;
+}
+
 bool ssd_role_ex_own(const Timer *t, Ex e) {
     if (!e) return false;
     const Expr *x = ex(t, e);
@@ -81,14 +94,10 @@ bool ssd_role_ex_own(const Timer *t, Ex e) {
         for (int i = 0; i < x->nidx; i++)
             if (ssd_role_ex_own(t, x->idx[i])) return true;
         return false;
-    case EX_FN: {
-        const Expr *a = ex(t, x->arg[0]), *b = x->arg[1] ? ex(t, x->arg[1]) : NULL;
-        if (x->fn == FN_FDIV && a->kind == EX_VAL && a->val == t->head && b->kind == EX_NUM &&
-            (i64)b->num % t->copies == 0)
-            return false; // the heads of a block are of one group
+    case EX_FN:
+        if (ssd_role_one_group(t, x)) return false;
         return ssd_role_ex_own(t, x->arg[0]) || ssd_role_ex_own(t, x->arg[1]) ||
                ssd_role_ex_own(t, x->arg[2]);
-    }
     case EX_NUM:
     case EX_SYM: return false;
     }
