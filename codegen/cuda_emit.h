@@ -80,9 +80,11 @@ typedef struct Cuda {
     VEC(const TOp *) flying; // products under way, in the order of issue
     int nloads;              // of slots' tiles, in this role (cuda_loads.c)
     Val load_ring[64];
-    u64 *loads_of;    // by register value: what it is made of
-    u64 settled;      // those that have surely returned
-    VEC(ArtMap) maps; // of the kernel
+    u64 *loads_of;            // by register value: what it is made of
+    u64 settled;              // those that have surely returned
+    VEC(ArtMap) maps;         // of the kernel
+    const char *odd;          // what a fetch of odd rows returns
+    VEC(const char *) shifts; // of fetches before the op at hand
 } Cuda;
 
 // --- Text ---------------------------------------------------------------------------------------
@@ -185,6 +187,8 @@ bool ssd_cuda_ex_has(const Cuda *c, Ex e,
 // --- cuda_move.c --------------------------------------------------------------------------------
 void ssd_cuda_note_maps(Cuda *c);          // of the kernel at hand, in c->maps
 void ssd_cuda_move(Cuda *c, const TOp *o); // fetch, send
+// Do threads that fetch a slot's tile leave columns alone, which nothing else writes?
+bool ssd_cuda_narrow(Cuda *c, Val tile);
 // Is what the role at hand sends of a ring each warp's own, so that none waits for another?
 bool ssd_cuda_sends_own(Cuda *c, const TOp *ring);
 // Whether threads copy into the ring's slots, for want of bulk copies: a condition; NULL: never.

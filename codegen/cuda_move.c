@@ -9,7 +9,7 @@
 //         }
 //     } else {
 //         fetch_tile<64, 64, 64, 1, 32, 0>(x_, lane, [&](int) {
-//             return part(x, x.spot(b, c*64, u, 0), x.stride[1], x.stride[3],
+//             return part(x.spot(b, c*64, u, 0), x.stride[1], x.stride[3],
 //                         -(c*64), (int)x.dim[1] - (c*64), 0, 64); });
 //     }
 #include "cuda_emit.h"
@@ -145,11 +145,11 @@ static const char *part(Cuda *c, const TOp *o, const Move *m) {
                                 origin(c, o->idx[d], row, column));
     const char *lines = leading(c, m), *none = "";
     if (*there)
-        none = ssd_arena_printf(c->a, "if (!(%s)) return part(%s, %s.data, 0, 0, 0, 0, 0, 0); ",
-                                there, t, t);
-    return ssd_arena_printf(
-        c->a, "[&](int%s) { %s%sreturn part(%s, %s.spot(%s), %s, %s, %s, %s); }",
-        *lines ? " row" : "", lines, none, t, t, spot, down, across, rows, columns);
+        none = ssd_arena_printf(c->a, "if (!(%s)) return part(%s.data, 0, 1, 0, %lld, 0, 0); ",
+                                there, t, (long long)m->size[m->n - 2]);
+    return ssd_arena_printf(c->a, "[&](int%s) { %s%sreturn part(%s.spot(%s), %s, %s, %s, %s); }",
+                            *lines ? " row" : "", lines, none, t, spot, down, across, rows,
+                            columns);
 }
 
 // Of a tile's columns those that the tensor has, whatever the sizes of a launch.
@@ -174,23 +174,37 @@ static int expected_unit(Cuda *c, const TOp *o) {
     return unit == 16 && !o->when && ssd_cuda_map(c, o, &map, dim_of) ? 0 : unit;
 }
 
+static void copy_rows(Cuda *c, const TOp *o, const Move *m) {
+    i64 columns = m->n ? m->size[m->n - 1] : 1, rows = m->n > 1 ? m->size[m->n - 2] : 1;
+    bool f32 = c->p->tensors.v[o->tensor].dtype == SSD_F32 && m->leading == 1,
+         pieces = !o->when || !m->n || !ssd_cuda_ex_has(c, o->when, m->ax[m->n - 1]);
+    const char *whole = f32 ? part(c, o, m) : NULL;
+    if (whole)
+        ssd_cuda_line(c, "fetch_numbers<%lld, %lld, %d>(%s, %s, %s);", (long long)rows,
+                      (long long)columns, ssd_cuda_role_threads(c), m->tile, ssd_cuda_thread(c),
+                      whole);
+    else
+        ssd_cuda_line(c, "fetch_rows<%lld, %lld, %d, %s>(%s, %s, %s);",
+                      (long long)(rows * m->leading), (long long)columns, ssd_cuda_role_threads(c),
+                      pieces ? "true" : "false", m->tile, ssd_cuda_thread(c), element(c, o, m));
+}
+
 static void copy_by_threads(Cuda *c, const TOp *o, const Move *m) {
     Val base = ssd_cuda_view_of(c, o->a)->base;
     i64 columns = m->n ? m->size[m->n - 1] : 1, rows = m->n > 1 ? m->size[m->n - 2] : 1;
     if (!ssd_cuda_is_sw128(c, base)) {
-        bool pieces = !o->when || !m->n || !ssd_cuda_ex_has(c, o->when, m->ax[m->n - 1]);
-        ssd_cuda_line(c, "fetch_rows<%lld, %lld, %d, %s>(%s, %s, %s);",
-                      (long long)(rows * m->leading), (long long)columns, ssd_cuda_role_threads(c),
-                      pieces ? "true" : "false", m->tile, ssd_cuda_thread(c), element(c, o, m));
+        copy_rows(c, o, m);
         return;
     }
     const char *whole = part(c, o, m), *how = "";
     bool sends = o->op == TOP_SEND;
+    if (whole) how = ssd_arena_printf(c->a, ", %d", expected_unit(c, o));
     if (whole && sends)
-        how = ssd_cuda_sends_own(c, ssd_timed_slot_ring(c->p, c->k, base)) ? ", true" : ", false";
-    else if (whole)
-        how = ssd_arena_printf(c->a, ", %d", expected_unit(c, o));
-    ssd_cuda_line(c, "%s_%s<%lld, %lld, %s%lld, %d%s>(%s, %s, %s);", sends ? "send" : "fetch",
+        how = ssd_arena_printf(
+            c->a, ", %s%s",
+            ssd_cuda_sends_own(c, ssd_timed_slot_ring(c->p, c->k, base)) ? "true" : "false", how);
+    ssd_cuda_line(c, "%s%s_%s<%lld, %lld, %s%lld, %d%s>(%s, %s, %s);",
+                  c->odd ? ssd_arena_printf(c->a, "%s = ", c->odd) : "", sends ? "send" : "fetch",
                   whole ? "tile" : "elements", (long long)rows, (long long)columns,
                   whole ? ssd_arena_printf(c->a, "%lld, ", (long long)used_columns(c, o, m)) : "",
                   (long long)m->leading, ssd_cuda_role_threads(c), how, m->tile, ssd_cuda_thread(c),
@@ -224,6 +238,23 @@ bool ssd_cuda_sends_own(Cuda *c, const TOp *ring) {
     Sent s = {ring, !c->m->wgmma && c->role->warps == 4, false};
     each_op(c, &c->role->body, note_sent, &s);
     return s.own && s.any;
+}
+
+typedef struct Narrow {
+    Val tile;
+    bool any;
+} Narrow;
+static void note_narrow(Cuda *c, const TOp *o, void *to) {
+    Narrow *n = to;
+    if (o->op != TOP_FETCH || ssd_timed_base(c->p, c->k, o->a) != n->tile) return;
+    Move m = move_of(c, o);
+    n->any |= m.n > 1 && ssd_cuda_is_sw128(c, n->tile) && expected_unit(c, o) &&
+              (used_columns(c, o, &m) + 7) / 8 * 8 < m.size[m.n - 1];
+}
+bool ssd_cuda_narrow(Cuda *c, Val tile) {
+    Narrow n = {tile, false};
+    each_op(c, &c->k->body, note_narrow, &n);
+    return n.any;
 }
 
 // What threads may copy into a ring's slots, for want of tensor maps.
@@ -303,12 +334,11 @@ static void note_map(Cuda *c, const TOp *o, void *to) {
 }
 void ssd_cuda_note_maps(Cuda *c) { each_op(c, &c->k->body, note_map, NULL); }
 
-void ssd_cuda_move(Cuda *c, const TOp *o) {
+static void move(Cuda *c, const TOp *o, const Move *m) {
     ArtMap map;
     int dim_of[6];
-    Move m = move_of(c, o);
     if (!ssd_cuda_map(c, o, &map, dim_of)) {
-        copy_by_threads(c, o, &m);
+        copy_by_threads(c, o, m);
         return;
     }
     int n = ssd_cuda_map_number(c, &map);
@@ -319,12 +349,37 @@ void ssd_cuda_move(Cuda *c, const TOp *o) {
     if (o->op == TOP_FETCH)
         ssd_cuda_line(c, "bulk_expect(%s.full(), %lld);",
                       place_of_tile(c, ssd_cuda_view_of(c, o->a)->base),
-                      (long long)landing_bytes(c, o, &m));
-    boxes(c, o, &m, dim_of, n);
+                      (long long)landing_bytes(c, o, m));
+    boxes(c, o, m, dim_of, n);
     if (o->op == TOP_SEND) ssd_cuda_line(c, "bulk_commit();");
     ssd_cuda_close(c);
     c->indent--;
     ssd_cuda_open(c, "} else");
-    copy_by_threads(c, o, &m);
+    copy_by_threads(c, o, m);
     ssd_cuda_close(c);
+}
+
+// Rows of an odd number of elements are shifted when all that is fetched in one go has been asked
+// for.
+static bool is_odd(Cuda *c, const TOp *o, const Move *m) {
+    return o->op == TOP_FETCH && ssd_cuda_is_sw128(c, ssd_cuda_view_of(c, o->a)->base) &&
+           expected_unit(c, o) == 2 && m->n > 1 && m->leading == 1 && used_columns(c, o, m) % 2 &&
+           part(c, o, m);
+}
+void ssd_cuda_move(Cuda *c, const TOp *o) {
+    Move m = move_of(c, o);
+    if (is_odd(c, o, &m)) {
+        c->odd = ssd_cuda_name(
+            c, ssd_arena_printf(c->a, "%sodd", c->name[ssd_cuda_view_of(c, o->a)->base]));
+        ssd_cuda_line(c, "u32 %s = 0;", c->odd);
+        vec_push(c->a, &c->shifts,
+                 ssd_arena_printf(c->a, "settle_odd<%lld, %lld, %d>(%s, %s, %s);",
+                                  (long long)m.size[m.n - 2], (long long)used_columns(c, o, &m),
+                                  ssd_cuda_role_threads(c), m.tile, ssd_cuda_thread(c), c->odd));
+    }
+    move(c, o, &m);
+    c->odd = NULL;
+    if (o->next && o->next->op == TOP_FETCH) return;
+    for (u32 i = 0; i < c->shifts.n; i++) ssd_cuda_line(c, "%s", c->shifts.v[i]);
+    c->shifts.n = 0;
 }

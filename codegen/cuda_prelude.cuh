@@ -167,11 +167,6 @@ template <class T, int rank> struct Tensor {
         return inside<check, 0>(i...) ? &data[offset<0>(here(i)...)] : nullptr;
     }
     template <class... I> DEVICE T *spot(I... i) const { return &data[offset<0>(here(i)...)]; }  // there or not
-    DEVICE T *last() const {
-        i64 at = 0;
-        for (int d = 0; d < rank; d++) at += (dim[d] - 1) * stride[d];
-        return data + at;
-    }
     template <class... I> DEVICE T *place(I... i) const { return &data[offset<0>(i...)]; }       // that is there
     // Of the last index and the three after it: which are there, and are they all there in one place?
     template <int check, class... I> DEVICE int four(bool when, bool *out_quad, I... i) const {

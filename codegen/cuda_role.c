@@ -257,9 +257,9 @@ static const char *role_barrier(Cuda *c) {
 
 static void publish(Cuda *c, const TOp *o) {
     Ring r = ring_of(c, o->a);
-    bool fetches = false;
+    RingEnd end = {0};
     for (int i = 0; i < r.nproducers; i++)
-        if (r.producer[i].role == c->role) fetches = r.producer[i].fetches;
+        if (r.producer[i].role == c->role) end = r.producer[i];
     if (r.own) {
         if (c->m->wgmma && r.consumer[0].sends)
             ssd_cuda_line(c, "if (%s == 0) bulk_wait_read();", ssd_cuda_thread(c));
@@ -270,8 +270,8 @@ static void publish(Cuda *c, const TOp *o) {
             ssd_cuda_line(c, "role_sync(%s, %d);", role_barrier(c), ssd_cuda_role_threads(c));
         return;
     }
-    const char *copied = fetches ? ssd_cuda_copied(c, r.op) : NULL;
-    if (!fetches && c->m->wgmma && ring_read_beside(c, r.op)) ssd_cuda_line(c, "fence_async();");
+    const char *copied = end.fetches ? ssd_cuda_copied(c, r.op) : NULL;
+    if (end.fills && c->m->wgmma && ring_read_beside(c, r.op)) ssd_cuda_line(c, "fence_async();");
     ssd_cuda_line(c, "%s.publish(%s);", place(c, o), copied ? copied : "");
 }
 
@@ -509,17 +509,20 @@ static void init_rings(Cuda *c) {
     ssd_cuda_close(c);
 }
 
-// What is above the diagonal of a tile that only `into .. tri` writes.
+// What nothing writes later: above the diagonal of a tile that only `into .. tri` writes, and
+// behind the columns that threads copy.
 static bool clear_tiles(Cuda *c) {
     bool any = false;
     for (const TOp *o = c->k->body.first; o; o = o->next)
         for (const TOp *s = o->op == TOP_RING ? o->body.first : NULL; s; s = s->next) {
-            if (!ssd_cuda_tri_tile(c, s->out)) continue;
+            bool tri = ssd_cuda_tri_tile(c, s->out);
+            if (!tri && !ssd_cuda_narrow(c, s->out)) continue;
             i64 at = ssd_timed_ring_offset(c->p, c->k, o) + ssd_timed_slot_offset(c->p, o, s->out);
-            ssd_cuda_line(c, "clear_tiles<%d, %lld>(%s, %lld);  // %s above its diagonal",
-                          o->depth * o->copies, (long long)ssd_timed_slot_bytes(c->p, o),
+            ssd_cuda_line(c, "clear_tiles<%d, %lld>(%s, %lld);  // %s %s", o->depth * o->copies,
+                          (long long)ssd_timed_slot_bytes(c->p, o),
                           ssd_cuda_plus(c, "ring_memory", at),
-                          (long long)ssd_timed_tile_bytes(c->p, s->out), c->name[s->out]);
+                          (long long)ssd_timed_tile_bytes(c->p, s->out), c->name[s->out],
+                          tri ? "above its diagonal" : "behind its columns");
             any = true;
         }
     return any;

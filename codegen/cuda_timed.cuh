@@ -113,28 +113,22 @@ template <int bytes> DEVICE void copy(u32 to, const void *from, int there) {  //
     else asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(to), "l"(at), "n"(bytes), "r"(there) : "memory");
 }
 // What there is of a tile in a tensor: rows top .. bottom - 1 and columns left .. right - 1. Its first element would
-// lie at `first`; rows and columns are so many elements apart. From `low` to `high` memory is the tensor's.
+// lie at `first`; rows and columns are so many elements apart.
 template <class T> struct Part {
-    T *first, *low, *high;
+    T *first;
     i64 down, across;
     int top, bottom, left, right;
 
+    DEVICE bool dense() const { return across == 1 && left <= 0; }
     DEVICE int unit() const {  // bytes that all its rows may be moved in
-        const u32 odd = ((u32)(u64)first | (u32)down * 2) & 15;
-        return across != 1 || left > 0 ? 2 : odd == 0 ? 16 : odd == 8 ? 8 : odd % 4 == 0 ? 4 : 2;
+        const u32 odd = ((u32)(u64)first | (u32)down * (u32)sizeof(T)) & 15;
+        return !dense() ? sizeof(T) : odd == 0 ? 16 : odd == 8 ? 8 : odd % 4 == 0 ? 4 : 2;
     }
     DEVICE bool has(int row) const { return (u32)(row - top) < (u32)maximum(bottom - top, 0); }
     DEVICE T *at(int row, int column) const { return first + row * down + column * across; }
-    DEVICE bool granules(int rows) const {  // may its rows be read in whole ones, 16 bytes of memory?
-        const int from = maximum(top, 0), to = maximum(minimum(bottom, rows) - 1, from);
-        const u64 a = (u64)at(from, 0), b = (u64)at(to, 0), end = (a < b ? b : a) + 2 * right;
-        return across == 1 && left <= 0 && ((a < b ? a : b) & ~15ull) >= (u64)low && (end + 15 & ~15ull) <= (u64)high;
-    }
 };
-template <class T, int rank>
-DEVICE Part<T> part(const Tensor<T, rank> &of, T *first, i64 down, i64 across, int top, int bottom, int left, int right) {
-    T *last = of.last();
-    return {first, of.data < last ? of.data : last, (of.data < last ? last : of.data) + 1, down, across, top, bottom, left, right};
+template <class T> DEVICE Part<T> part(T *first, i64 down, i64 across, int top, int bottom, int left, int right) {
+    return {first, down, across, top, bottom, left, right};
 }
 template <class V> DEVICE void put_piece(u32 to, V v) { *(V *)__cvta_shared_to_generic(to) = v; }
 // Copies arrive at barriers by themselves: behind what was written plainly beside them.
@@ -145,18 +139,21 @@ static DEVICE constexpr int lanes_beside(int wide, int threads) {
     while (4 * wide < 3 * n * ((wide + n - 1) / n)) n /= 2;
     return n;
 }
-// In pieces of 16, 8 or 4 bytes. A thread keeps to a column and goes down the rows; `often`: several at a time.
-template <int rows, int columns, int threads, int unit, bool often, class T> DEVICE void fetch_part(u32 tile, int thread, const Part<T> &p) {
-    constexpr int step = unit / 2, wide = columns / step, beside = lanes_beside(wide, threads), pass = threads / beside;
-    constexpr int most = WGMMA ? 8 : 4, ahead = often && rows % (most * pass) == 0 ? most : 1;
+// In pieces of 16, 8 or 4 bytes, of `reach` columns. A thread keeps to a column and goes down the rows, several at a time.
+// `anywhere`: a row is copied from the piece of memory on that it begins in. `tall`: rows of the whole tile.
+template <int rows, int reach, int threads, int unit, bool anywhere = false, int tall = rows, class T> DEVICE void fetch_part(u32 tile, int thread, const Part<T> &p) {
+    constexpr int step = unit / 2, wide = reach / step, beside = lanes_beside(wide, anywhere ? threads / step : threads), pass = threads / beside;
+    constexpr int most = WGMMA && !anywhere ? 8 : 4, ahead = rows % (most * pass) == 0 ? most : 1;
     static_assert((pass & (pass - 1)) == 0, "a step down changes the same bits of the swizzle in every row");
     const int first = thread / beside;  // of its rows
     const i64 down = pass * p.down * 2;
     #pragma unroll 1
-    for (int column = thread % beside * step; column < columns; column += beside * step) {
-        const u32 to = piece_at<rows>(tile, first, column / 8) + column % 8 * 2;
-        const int there = 2 * maximum(minimum(p.right - column, step), 0);
+    for (int column = thread % beside * step; column < reach; column += beside * step) {
+        const u32 to = piece_at<tall>(tile, first, column / 8) + column % 8 * 2;
         u64 from = (u64)p.at(first, column);
+        const int before = anywhere ? (int)(from & (unit - 1)) : 0;  // in all its rows, which are whole pieces apart
+        const int there = maximum(minimum(2 * (p.right - column) + before, unit), 0);
+        from -= before;
         asm volatile("" : "+l"(from));  // an address, not to be put together again for each copy
         if (ahead > 1 && p.top <= 0 && p.bottom >= rows) {
             #pragma unroll 1
@@ -172,86 +169,121 @@ template <int rows, int columns, int threads, int unit, bool often, class T> DEV
         }
     }
 }
-// Element by element.
-template <int rows, int columns, int threads, class T> DEVICE void fetch_singly(u32 tile, int thread, const Part<T> &p) {
-    constexpr int wide = columns < threads ? columns : threads, pass = threads / wide, batch = WGMMA ? 2 : 4;
-    const int first = thread / wide;
-    if (first >= pass) return;
+// Where that is not possible, or seldom: in words, or element by element.
+template <int rows, int columns, int threads, class T> DEVICE void fetch_slowly(u32 tile, int thread, const Part<T> &p) {
+    const bool words = p.unit() >= 4;
     #pragma unroll 1
-    for (int column = thread % wide; column < columns; column += wide) {
-        const bool inside = column >= p.left && column < p.right;
-        const T *from = p.at(first, column);
-        #pragma unroll 1
-        for (int row = first; row < rows; row += batch * pass) {
-            u16 some[batch];
+    for (int e = thread; e < rows * (columns / 8); e += threads) {
+        const int row = e / (columns / 8), column = e % (columns / 8) * 8;
+        const u32 to = piece_at<rows>(tile, row, column / 8);
+        const T *from = p.at(row, column);
+        if (words) {
             #pragma unroll
-            for (int i = 0; i < batch; i++, from += pass * p.down) some[i] = inside && p.has(row + i * pass) ? from->bits : 0;
-            #pragma unroll
-            for (int i = 0; i < batch; i++)
-                if (row + i * pass < rows) put_piece(piece_at<rows>(tile, row + i * pass, column / 8) + column % 8 * 2, some[i]);
-        }
-    }
-    written();
-}
-// Where rows begin anywhere: pieces are put together from two granules. Few loads are under way at once; that the next
-// tile's need not wait for memory, it is asked for here.
-template <int rows, int columns, int used, int threads, class T> DEVICE void fetch_shifted(u32 tile, int thread, const Part<T> &p) {
-    constexpr int wide = (used + 7) / 8, pads = columns / 8 - wide, batch = WGMMA ? 2 : 4;
-    #pragma unroll 1
-    for (int e = thread; e < rows * wide; e += batch * threads) {
-        uint4 low[batch], high[batch];
-        #pragma unroll
-        for (int i = 0; i < batch; i++) {
-            const int row = (e + i * threads) / wide, column = (e + i * threads) % wide * 8;
-            const u64 from = (u64)p.at(row, column), at = from & ~15ull;
-            const int there = row < rows && p.has(row) ? p.right - column : 0;
-            const u64 next = at + rows * p.down * 2;
-            low[i] = high[i] = make_uint4(0, 0, 0, 0);
-            if (there > 0) low[i] = __ldg((const uint4 *)at);
-            if ((int)(from & 15) + 2 * minimum(there, 8) > 16) high[i] = __ldg((const uint4 *)(at + 16));
-            if (next >= (u64)p.low && next < (u64)p.high) asm volatile("prefetch.global.L2 [%0];" ::"l"(next));
-        }
-        #pragma unroll
-        for (int i = 0; i < batch; i++) {
-            const int row = (e + i * threads) / wide, column = (e + i * threads) % wide * 8, there = p.right - column;
-            const u32 odd = (u32)(u64)p.at(row, column);
-            u32 w[8] = {low[i].x, low[i].y, low[i].z, low[i].w, high[i].x, high[i].y, high[i].z, high[i].w};
-            #pragma unroll
-            for (int k = 0; k < 6; k++) w[k] = odd & 8 ? w[k + 2] : w[k];
-            #pragma unroll
-            for (int k = 0; k < 5; k++) w[k] = odd & 4 ? w[k + 1] : w[k];
-            #pragma unroll
-            for (int k = 0; k < 4; k++) {
-                w[k] = (u32)(((u64)w[k + 1] << 32 | w[k]) >> (odd & 2) * 8);
-                w[k] &= there >= 2 * k + 2 ? ~0u : there > 2 * k ? 0xffffu : 0u;
+            for (int i = 0; i < 4; i++)
+                copy<4>(to + 4 * i, from + 2 * i, p.has(row) ? maximum(minimum(2 * (p.right - column) - 4 * i, 4), 0) : 0);
+        } else {
+            #pragma unroll 1
+            for (int half = 0; half < 8; half += 4) {
+                u32 some[4];
+                #pragma unroll
+                for (int i = 0; i < 4; i++) {
+                    const int at = column + half + i;
+                    some[i] = p.has(row) && at >= p.left && at < p.right ? from[(half + i) * p.across].bits : 0;
+                }
+                put_piece(to + 2 * half, make_uint2(some[0] | some[1] << 16, some[2] | some[3] << 16));
             }
-            if (row < rows) put_piece(piece_at<rows>(tile, row, column / 8), make_uint4(w[0], w[1], w[2], w[3]));
         }
-    }
-    #pragma unroll 1
-    for (int row = thread; row < rows; row += threads) {
-        #pragma unroll
-        for (int k = 0; k < pads; k++) put_piece(piece_at<rows>(tile, row, wide + k), make_uint4(0, 0, 0, 0));
     }
     written();
 }
-// `often`: the unit that is to be expected, 0: this is seldom done. `used`: of the tile's columns the tensor has.
-template <int rows, int columns, int used, int tiles, int threads, int often, class F> DEVICE void fetch_tile(u32 tile, int thread, F part_at) {
+// Rows of an odd number of elements are copied from the granule of memory (16 bytes) on that they begin in; from the word
+// where a tile has no room for a granule more, or that would take twice the lanes. settle_odd then shifts them to their
+// places. Each warp has its rows.
+static DEVICE constexpr int lanes_of(int pieces) { return pieces > 8 ? 16 : pieces > 4 ? 8 : pieces > 2 ? 4 : pieces; }
+static DEVICE constexpr int odd_pieces(int used) {  // of a row in memory, at most
+    const int all = (2 * used + 29) / 16, least = used / 8 + 1;
+    return 2 * used + 14 <= (used + 63) / 64 * 128 && all > least && lanes_of(all) == lanes_of(least) ? all : least;
+}
+static DEVICE constexpr int odd_unit(int used) { return 8 * odd_pieces(used) >= used + 7 ? 16 : 4; }
+enum OddRows { ODD = 64, ODD_STEP = 8 };  // how far the first row lies from a granule, and the rows from each other, in elements
+template <int rows, int used, int threads, class T> DEVICE u32 fetch_odd(u32 tile, int thread, Part<T> p) {
+    constexpr int mine = rows / (threads / 32);
+    asm volatile("" : "+r"(thread));  // what follows from it is not kept through the role's loop
+    const u32 odd = ODD + ((u32)p.down & 7) * ODD_STEP + ((u32)(u64)p.first >> 1 & 7);
+    const int row = thread / 32 * mine;
+    p.first += row * p.down, p.top -= row, p.bottom -= row;
+    fetch_part<mine, 8 * odd_pieces(used), 32, odd_unit(used), true, rows>(tile + row * 128, thread % 32, p);
+    return odd;
+}
+template <int rows, int used, int threads> DEVICE void settle_odd(u32 tile, int thread, u32 odd) {
+    constexpr int unit = odd_unit(used), pieces = odd_pieces(used), wide = pieces < 16 ? pieces : 16;
+    constexpr int lanes = lanes_of(wide), group = 32 / lanes;  // a row's, and rows beside
+    constexpr int mine = rows / (threads / 32), pair = unit == 4 && mine >= 2 * group ? 2 : 1, turn = group * pair < 8 ? 8 / group : pair;
+    static_assert(mine % (turn * group) == 0, "a warp has whole turns of the swizzle");
+    if (odd % ODD == 0) return;
+    asm volatile("cp.async.wait_all;" ::: "memory");
+    __syncwarp();
+    asm volatile("" : "+r"(thread));
+    const int first = thread / 32 * mine + thread % 32 / lanes;
     #pragma unroll 1
-    for (int t = 0; t < tiles; t++, tile += (columns + 63) / 64 * (rows * 128)) {
-        const auto p = part_at(t * rows);
-        const int unit = p.unit();
-        if constexpr (often == 2) {
-            if (p.granules(rows)) fetch_shifted<rows, columns, used, threads>(tile, thread, p);
-            else fetch_singly<rows, columns, threads>(tile, thread, p);
-            continue;
+    for (int from = 0; from < pieces; from += wide) {
+        const int k = from + thread % lanes, last = minimum(from + wide, pieces) - 1;  // k beyond it: a lane without work
+        const bool here = k <= last, more = here && k + 1 < pieces;
+        const u32 at = piece_at<rows>(tile, first, minimum(k, last)), behind = piece_at<rows>(tile, first, k + 1);
+        #pragma unroll 1
+        for (int row = 0; row < mine; row += turn * group) {
+            #pragma unroll
+            for (int i = 0; i < turn; i += pair) {
+                uint4 v[pair], next[pair];
+                #pragma unroll
+                for (int j = 0; j < pair; j++) {
+                    const u32 turned = (i + j) * group % 8 << 4, down = (row + (i + j) * group) * 128;
+                    v[j] = *(const uint4 *)__cvta_shared_to_generic((at ^ turned) + down);
+                    next[j] = make_uint4(0, 0, 0, 0);
+                    if (more && unit == 16) next[j] = *(const uint4 *)__cvta_shared_to_generic((behind ^ turned) + down);
+                    if (more && unit == 4) next[j].x = *(const u32 *)__cvta_shared_to_generic((behind ^ turned) + down);
+                }
+                __syncwarp();
+                #pragma unroll
+                for (int j = 0; j < pair; j++) {
+                    const u32 by = odd + odd / ODD_STEP * (first + row + (i + j) * group);
+                    u32 w[8] = {v[j].x, v[j].y, v[j].z, v[j].w, next[j].x, next[j].y, next[j].z, next[j].w};
+                    #pragma unroll
+                    for (int e = 0; e < 6 && unit == 16; e++) w[e] = by & 4 ? w[e + 2] : w[e];
+                    #pragma unroll
+                    for (int e = 0; e < 5 && unit == 16; e++) w[e] = by & 2 ? w[e + 1] : w[e];
+                    #pragma unroll
+                    for (int e = 0; e < 4; e++) w[e] = (u32)(((u64)w[e + 1] << 32 | w[e]) >> (by & 1) * 16);
+                    const u32 turned = (i + j) * group % 8 << 4, down = (row + (i + j) * group) * 128;
+                    if (here) put_piece((at ^ turned) + down, make_uint4(w[0], w[1], w[2], w[3]));
+                }
+            }
         }
-        constexpr int best = often ? often : 16;
-        if (unit >= best) fetch_part<rows, columns, threads, best, often != 0>(tile, thread, p);
-        else if (best > 8 && unit == 8) fetch_part<rows, columns, threads, 8, false>(tile, thread, p);
-        else if (best > 4 && unit >= 4) fetch_part<rows, columns, threads, 4, false>(tile, thread, p);
-        else fetch_singly<rows, columns, threads>(tile, thread, p);
+        __syncwarp();
     }
+    written();
+}
+// `often`: the unit that is to be expected, 0: this is seldom done. `used`: of the tile's columns the tensor has; those
+// behind them are zero from the start. Returns what settle_odd needs.
+template <int rows, int columns, int used, int tiles, int threads, int often, class F> DEVICE u32 fetch_tile(u32 tile, int thread, F part_at) {
+    constexpr int bytes = (columns + 63) / 64 * (rows * 128), reach = (used + 7) / 8 * 8;
+    u32 odd = 0;
+    #pragma unroll 1
+    for (int t = 0; t < tiles; t++, tile += bytes) {
+        const auto p = part_at(t * rows);
+        if constexpr (often == 2 && used % 2 != 0) {
+            odd = 0;
+            if (p.dense()) odd = fetch_odd<rows, used, threads>(tile, thread, p);
+            else fetch_slowly<rows, columns, threads>(tile, thread, p);
+            if (tiles > 1) settle_odd<rows, used, threads>(tile, thread, odd);
+        } else if constexpr (often > 2) {
+            if (p.unit() >= often) fetch_part<rows, reach, threads, often>(tile, thread, p);
+            else fetch_slowly<rows, columns, threads>(tile, thread, p);
+        } else {
+            fetch_slowly<rows, columns, threads>(tile, thread, p);
+        }
+    }
+    return tiles > 1 ? 0 : odd;
 }
 // `own`: a warp's part of each 64 columns are the 16 that it wrote itself.
 template <int rows, int columns, int used, int threads, bool own, int unit, class T> DEVICE void send_part(u32 tile, int thread, const Part<T> &p) {
@@ -290,14 +322,14 @@ template <int rows, int columns, int used, int threads, bool own, int unit, clas
         }
     }
 }
-template <int rows, int columns, int used, int tiles, int threads, bool own, class F> DEVICE void send_tile(u32 tile, int thread, F part_at) {
+template <int rows, int columns, int used, int tiles, int threads, bool own, int often, class F> DEVICE void send_tile(u32 tile, int thread, F part_at) {
+    constexpr int best = often ? often : 16;
     #pragma unroll 1
     for (int t = 0; t < tiles; t++, tile += (columns + 63) / 64 * (rows * 128)) {
         const auto p = part_at(t * rows);
         const int unit = p.unit();
-        if (unit == 16) send_part<rows, columns, used, threads, own, 16>(tile, thread, p);
-        else if (unit == 8) send_part<rows, columns, used, threads, own, 8>(tile, thread, p);
-        else if (unit == 4) send_part<rows, columns, used, threads, own, 4>(tile, thread, p);
+        if (unit >= best) send_part<rows, columns, used, threads, own, best>(tile, thread, p);
+        else if (often == 0 && unit >= 4) send_part<rows, columns, used, threads, own, 4>(tile, thread, p);
         else send_part<rows, columns, used, threads, own, 2>(tile, thread, p);
     }
 }
@@ -351,6 +383,24 @@ template <int rows, int columns, int threads, bool pieces, class T, class F> DEV
             #pragma unroll
             for (int i = 0; i < step; i++) to[i].bits = (u16)bits[i];
             written();
+        }
+    }
+}
+// Rows of 32-bit numbers that lie in equal steps.
+template <int rows, int columns, int threads, class F> DEVICE void fetch_numbers(float *tile, int thread, F part_at) {
+    const auto p = part_at(0);
+    const u32 to = shared_address(tile);
+    if (columns % 4 == 0 && p.unit() == 16 && p.right >= columns) {
+        #pragma unroll 1
+        for (int e = thread; e < rows * columns / 4; e += threads) {
+            const int row = e / (columns / 4);
+            copy<16>(to + 16 * e, p.at(row, e % (columns / 4) * 4), p.has(row) ? 16 : 0);
+        }
+    } else {
+        #pragma unroll 1
+        for (int e = thread; e < rows * columns; e += threads) {
+            const int row = e / columns, column = e % columns;
+            copy<4>(to + 4 * e, p.at(row, column), p.has(row) && column >= p.left && column < p.right ? 4 : 0);
         }
     }
 }

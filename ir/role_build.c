@@ -620,6 +620,57 @@ static Ex number(Role *r, int i) {
     return b->exported[i].f ? fn(b, FN_MUL, w, ssd_role_tx(r, b->exported[i].f)) : w;
 }
 
+static void fetch(Role *r, Val slot_val, const TOp *load, bool own, u8 word) {
+    Build *b = r->b;
+    TOp *o = ssd_role_access(r, TOP_FETCH, load);
+    if (word) { // TMA starts at multiples of 16 bytes
+        Ex *last = &o->idx[o->nidx - 1];
+        *last = fn(b, FN_ADD, ssd_role_word_start(b, *last, word), ssd_ex_axis(b->p, word));
+    }
+    o->a = slot_val;
+    if (own && !word) {
+        o->ax[0] = b->copy_axis;
+        o->e = r->rho;
+    }
+}
+
+// Bulk copies take rows of whole 16-byte pieces, in the order of the tensor; others are copied by
+// lanes. Two roles share that where the machine's own role for it is one warp.
+static bool ragged(const Build *b, const TOp *load) {
+    const TTensor *t = &b->p->tensors.v[load->tensor];
+    const Expr *row = t->rank ? ex(b, t->dim[t->rank - 1]) : NULL;
+    i64 whole = 16 / (i64)ssd_dtype_size((ssd_dtype)t->dtype);
+    return !row || row->kind != EX_NUM || (i64)row->num % whole;
+}
+static bool by_lanes(const Build *b, const TOp *load) {
+    if (!ssd_role_narrow(b->t, load)) return false;
+    for (int d = 0; d < load->nidx; d++) {
+        i64 coef[256] = {0};
+        if (ssd_nest_affine(b->p, load->idx[d], coef) && coef[b->t->j] < 0) return true;
+    }
+    return ragged(b, load);
+}
+// Where the roles that load have other ragged rows to copy, the lanes of each copy's vec copy what
+// that copy of the heads has for itself.
+static bool busy(const Build *b) {
+    for (int i = 0; i < b->nfetched; i++) {
+        const Fetch *f = &b->fetched[i];
+        if (f->ring == b->numbers ? ragged(b, f->load) : !f->own && by_lanes(b, f->load))
+            return true;
+    }
+    return false;
+}
+static bool by_vec(const Build *b, int i) {
+    const Fetch *f = &b->fetched[i];
+    return b->vecs > 1 && f->own && !f->word && f->ring == b->in && by_lanes(b, f->load) && busy(b);
+}
+
+static bool copies_by_vec(const Build *b) {
+    for (int i = 0; i < b->nfetched; i++)
+        if (by_vec(b, i)) return true;
+    return false;
+}
+
 static void vec(Build *b) {
     if (!b->nexported) return;
     bool own = false;
@@ -654,36 +705,13 @@ static void vec(Build *b) {
         }
         o->e2 = e[i];
     }
+    if (b->t->wgmma) b->vecs = copies;
+    for (int i = 0; i < b->nfetched && !b->bad; i++)
+        if (by_vec(b, i)) fetch(r, b->fetched[i].slot, b->fetched[i].load, true, 0);
     ssd_role_sync(r, TOP_PUBLISH, ssd_role_main_ring(b));
     ssd_role_close(r, "vec", 1, copies, rep);
 }
 
-static void fetch(Role *r, Val slot_val, const TOp *load, bool own, u8 word) {
-    Build *b = r->b;
-    TOp *o = ssd_role_access(r, TOP_FETCH, load);
-    if (word) { // TMA starts at multiples of 16 bytes
-        Ex *last = &o->idx[o->nidx - 1];
-        *last = fn(b, FN_ADD, ssd_role_word_start(b, *last, word), ssd_ex_axis(b->p, word));
-    }
-    o->a = slot_val;
-    if (own && !word) {
-        o->ax[0] = b->copy_axis;
-        o->e = r->rho;
-    }
-}
-
-// Bulk copies take rows of whole 16-byte pieces, in the order of the tensor; others are copied by
-// lanes. Two roles share that where the machine's own role for it is one warp.
-static bool by_lanes(const Build *b, const TOp *load) {
-    const TTensor *t = &b->p->tensors.v[load->tensor];
-    const Expr *row = t->rank ? ex(b, t->dim[t->rank - 1]) : NULL;
-    if (!ssd_role_narrow(b->t, load)) return false;
-    for (int d = 0; d < load->nidx; d++) {
-        i64 coef[256] = {0};
-        if (ssd_nest_affine(b->p, load->idx[d], coef) && coef[b->t->j] < 0) return true;
-    }
-    return !row || row->kind != EX_NUM || (i64)row->num % 8;
-}
 static int load_parts(const Build *b) {
     for (int i = 0; i < b->nfetched && b->t->wgmma; i++) {
         const TOp *ring = b->fetched[i].ring;
@@ -700,7 +728,7 @@ static bool by_copies(const Build *b, int i, int parts) {
 }
 static bool takes(const Build *b, int i, const TOp *ring, int part, int parts) {
     int rank = 0;
-    if (b->fetched[i].ring != ring) return false;
+    if (b->fetched[i].ring != ring || by_vec(b, i)) return false;
     if (ring == b->numbers || by_copies(b, i, parts)) return true;
     for (int k = 0; k < i; k++) rank += b->fetched[k].ring == ring && !by_copies(b, k, parts);
     return rank % parts == part;
@@ -711,24 +739,30 @@ static bool fetches(const Build *b, const TOp *ring, int part, int parts) {
     return false;
 }
 
-static void fill(Role *r, const TOp *ring, int part, int parts) {
+// Tiles of one kind: those of each copy, or those of all of them; copied by lanes, or in bulk.
+static void fill_with(Role *r, const TOp *ring, int part, int parts, bool own, bool lanes) {
     Build *b = r->b;
-    ssd_role_sync(r, TOP_ACQUIRE, ring);
-    for (int own = 0; own < 2; own++) {
-        Role inner = *r;
-        bool any = false, shared = ring != b->numbers && parts > 1;
-        bool one = shared && b->t->copies == parts;
-        for (int i = 0; i < b->nfetched && !b->bad; i++) {
-            if (!takes(b, i, ring, part, parts) || each_own(b, i) != own) continue;
-            if (own && !any && one) inner.rho = num(b, part);
-            if (own && !any && !one) each_copy(r, &inner);
-            any = true;
-            fetch(own ? &inner : r, b->fetched[i].slot, b->fetched[i].load, own,
-                  b->fetched[i].word);
-        }
-        if (own && any) r->before = inner.before;
-        if (own && any && one) r->at = inner.at;
+    Role inner = *r;
+    bool any = false, shared = ring != b->numbers && parts > 1;
+    bool one = shared && b->t->copies == parts;
+    for (int i = 0; i < b->nfetched && !b->bad; i++) {
+        const TOp *load = b->fetched[i].load;
+        if (!takes(b, i, ring, part, parts) || each_own(b, i) != own) continue;
+        if ((shared && by_lanes(b, load)) != lanes) continue;
+        if (own && !any && one) inner.rho = num(b, part);
+        if (own && !any && !one) each_copy(r, &inner);
+        any = true;
+        fetch(own ? &inner : r, b->fetched[i].slot, load, own, b->fetched[i].word);
     }
+    if (own && any) r->before = inner.before;
+    if (own && any && one) r->at = inner.at;
+}
+
+// What goes in bulk first: it is under way while the lanes copy.
+static void fill(Role *r, const TOp *ring, int part, int parts) {
+    ssd_role_sync(r, TOP_ACQUIRE, ring);
+    for (int lanes = 0; lanes < 2; lanes++)
+        for (int own = 0; own < 2; own++) fill_with(r, ring, part, parts, own, lanes);
     ssd_role_sync(r, TOP_PUBLISH, ring);
 }
 
@@ -776,7 +810,15 @@ static int lacks(const Build *b, const TOp *role) {
 // accumulator, cook the tiles at hand, and heads have the rest. False where tiles would not fit, or
 // products would wait for each other.
 static bool share_registers(Build *b) {
-    enum { FEW = 40, AHEAD = 88, COOKING = 160, LEAST = 128, MOST = 240, BESIDE = 30 };
+    enum {
+        FEW = 40,
+        COPYING = 48,
+        AHEAD = 88,
+        COOKING = 160,
+        LEAST = 128,
+        MOST = 240,
+        BESIDE = 30
+    };
     enum { ALL = 65536, THREADS = 128, STEP = 8 };
     bool moved = b->t->wgmma, asked = b->t->u->schedule.roles > 0;
     int groups = (ssd_timed_warps(b->out) + 3) / 4,
@@ -784,9 +826,10 @@ static bool share_registers(Build *b) {
     if (b->cook)
         cooking = (ssd_timed_need(b->p, b->out, b->cook, moved, true) + STEP - 1) / STEP * STEP;
     if (b->cook) cooking = MIN(MAX(cooking, COOKING), MOST);
-    int rest = each * groups - FEW - (b->scores ? AHEAD : 0) - cooking;
+    int few = copies_by_vec(b) ? COPYING : FEW;
+    int rest = each * groups - few - (b->scores ? AHEAD : 0) - cooking;
     for (TOp *o = b->out->body.first; o; o = o->next)
-        if (o->op == TOP_ROLE) o->regs = moved ? FEW : each;
+        if (o->op == TOP_ROLE) o->regs = moved ? few : each;
     if (moved) {
         if (b->scores) b->scores->regs = AHEAD;
         b->heads->regs = MIN(rest / b->t->copies / STEP * STEP, MOST);

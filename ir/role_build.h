@@ -15,6 +15,13 @@ enum { BLOCK = 16 }; // rows and columns of a block of a triangle
 typedef enum { NUMBER, BLOCK_END, BLOCK_WEIGHT } Number;
 
 typedef struct Role Role;
+typedef struct Fetch { // a tile that a role loads for others
+    const TOp *load, *ring;
+    Val slot;
+    bool own; // each copy of `heads` has one for itself
+    u8 word;  // numbers: axis of a row's 16 bytes, 0: a row is along time
+} Fetch;
+
 typedef struct Build {
     Timer *t;
     Prog *p;
@@ -36,13 +43,9 @@ typedef struct Build {
         bool own;
     } exported[EXPORTS]; // by vec
     int nexported;
-    struct {
-        const TOp *load, *ring;
-        Val slot;
-        bool own;
-        u8 word; // numbers: axis of a row's 16 bytes, 0: a row is along time
-    } fetched[FETCHES];
+    Fetch fetched[FETCHES];
     int nfetched;
+    int vecs; // copies of vec that may copy tiles, 0: none
     bool bad; // something did not fit
 } Build;
 

@@ -117,7 +117,7 @@ static bool refuse(const Use *u, Text *why, const char *fmt, ...) {
 static bool add_end(const Use *u, RingEnd *ends, int *n, Text *why) {
     if (*n == RING_ENDS) return refuse(u, why, "is one too many at this end");
     RingEnd *e = &ends[(*n)++];
-    *e = (RingEnd){.role = u->role, .fetches = u->fetches, .sends = u->sends};
+    *e = (RingEnd){.role = u->role, .fetches = u->fetches, .fills = u->fills, .sends = u->sends};
     e->times = u->by_copy ? 1 : u->role->copies;
     return true;
 }
@@ -136,7 +136,6 @@ static bool add_role(const Use *u, Ring *out, Text *why) {
     if ((u->fetches || u->fills) && !u->publishes)
         return refuse(u, why, "fills it, but never publishes");
     if (u->sends && !u->releases) return refuse(u, why, "sends from it, but never releases");
-    if (u->fetches && u->fills) return refuse(u, why, "fills it both by fetch and by into");
     if (u->publishes && !u->fetches && !u->fills)
         return refuse(u, why, "publishes, but puts nothing in");
     if (own && u->fetches) return refuse(u, why, "fetches what it hands to itself");

@@ -103,7 +103,8 @@ bool ssd_timed_kernel(const Prog *p, const TKernel *k); // is it written as role
 enum { RING_ENDS = 8 };
 typedef struct RingEnd {
     const TOp *role;
-    bool fetches; // fills it by fetch (else: into)
+    bool fetches; // fills it by fetch, in part at least
+    bool fills;   // by into
     bool sends;   // leaves it by send
     int times;    // copies of the role that meet at one copy of the ring
 } RingEnd;

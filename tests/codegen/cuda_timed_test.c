@@ -97,7 +97,7 @@ static void texts(void) {
         "#pragma unroll 1",
         "store_fragment<64, true>(yt, ",
         "fetch_tile<64, 128, 128, 1, 32, ",
-        "part(C, C.spot(b, c*64, u*2/2, 0), C.stride[1], C.stride[3], ",
+        "part(C.spot(b, c*64, u*2/2, 0), C.stride[1], C.stride[3], ",
         "lane_scan<2, REV | EXCL>(V3, V1);",
         "load_pairs<32, 1>(H0, h0.place(b, u*2 + h, row, col), ",
         "const float2 fi = pair(f_ + h*64, col + e / 2 * 8);",

@@ -350,6 +350,14 @@ static const struct {
      NULL,
      "`wh` is read where nothing was put"},
     {{{"fetch x_ at R=r", "fetch x_ at R=1"}}, NULL, "is read where nothing was put"},
+    // A role fills a ring in both ways: different tiles, or one.
+    {{{"      each r in 0..2\n        fetch x_ at R=r <- x[b, c*64+j, u*2+r, p]\n", ""},
+      {"      into dl_", "      fetch x_ at R=v <- x[b, c2*64+j, u*2+v, p]\n      into dl_"}},
+     NULL,
+     NULL},
+    {{{"into dl_", "fetch dl_ at R=v <- dt[b, c2*64+j, u*2+v]\n      into dl_"}},
+     NULL,
+     "race on `dl_`"},
     // Ends that do not count alike.
     {{{"for c1 in 0..cdiv(#t, 64)", "for c1 in 1..cdiv(#t, 64)"}}, NULL, "deadlock: scan: role"},
     {{{"for c1 in 0..cdiv(#t, 64)", "for c1 in 0..cdiv(#t, 64)+1"}},
@@ -434,8 +442,6 @@ static const struct {
      "a slot's tile is @sw128 or @row"},
     {{{"slot dt_ : f32[j w] @row(j w)", "slot dt_ : f32[j w] @row(j)"}},
      "has other axes than its type"},
-    {{{"into dl_", "fetch dl_ at R=v <- dt[b, c2*64+j, u*2+v]\n      into dl_"}},
-     "role `vec` fills it both by fetch and by into"},
     {{{"      publish out at h\n", "      publish out at h\n      await out at h\n"}},
      "hands it to itself and awaits it"},
     {{{"publish Ms at r3\n", "publish Ms at r3\n        release Ms at r3\n"}},
