@@ -133,18 +133,21 @@ template <class T> DEVICE Part<T> part(T *first, i64 down, i64 across, int top, 
 template <class V> DEVICE void put_piece(u32 to, V v) { *(V *)__cvta_shared_to_generic(to) = v; }
 // Copies arrive at barriers by themselves: behind what was written plainly beside them.
 DEVICE void written() { __threadfence_block(); }
-// Lanes for `wide` pieces beside each other: many, for whole lines of memory, but few of them idle.
-static DEVICE constexpr int lanes_beside(int wide, int threads) {
+// Lanes for `wide` pieces beside each other: many, for whole lines of memory, but few of them idle; and so many that the
+// threads have no more than `rows`.
+static DEVICE constexpr int lanes_beside(int wide, int threads, int rows) {
     int n = threads < 32 ? threads : 32;
     while (4 * wide < 3 * n * ((wide + n - 1) / n)) n /= 2;
+    while (n * rows < threads) n *= 2;
     return n;
 }
 // In pieces of 16, 8 or 4 bytes, of `reach` columns. A thread keeps to a column and goes down the rows, several at a time.
 // `anywhere`: a row is copied from the piece of memory on that it begins in. `tall`: rows of the whole tile.
 template <int rows, int reach, int threads, int unit, bool anywhere = false, int tall = rows, class T> DEVICE void fetch_part(u32 tile, int thread, const Part<T> &p) {
-    constexpr int step = unit / 2, wide = reach / step, beside = lanes_beside(wide, anywhere ? threads / step : threads), pass = threads / beside;
+    constexpr int step = unit / 2, wide = reach / step, beside = lanes_beside(wide, anywhere ? threads / step : threads, rows), pass = threads / beside;
     constexpr int most = WGMMA && !anywhere ? 8 : 4, ahead = rows % (most * pass) == 0 ? most : 1;
     static_assert((pass & (pass - 1)) == 0, "a step down changes the same bits of the swizzle in every row");
+    static_assert(pass <= rows, "no thread is beside the tile");
     const int first = thread / beside;  // of its rows
     const i64 down = pass * p.down * 2;
     #pragma unroll 1
@@ -288,8 +291,9 @@ template <int rows, int columns, int used, int tiles, int threads, int often, cl
 // `own`: a warp's part of each 64 columns are the 16 that it wrote itself.
 template <int rows, int columns, int used, int threads, bool own, int unit, class T> DEVICE void send_part(u32 tile, int thread, const Part<T> &p) {
     constexpr int step = unit / 2, mine = 16 / step, wide = own ? (columns + 63) / 64 * mine : (used + step - 1) / step;
-    constexpr int workers = own ? 32 : threads, beside = lanes_beside(wide, workers), pass = workers / beside;
+    constexpr int workers = own ? 32 : threads, beside = lanes_beside(wide, workers, rows), pass = workers / beside;
     constexpr int ahead = rows % (4 * pass) == 0 ? 4 : 1;
+    static_assert(pass <= rows, "no thread is beside the tile");
     struct __align__(unit) Piece { u16 bits[step]; };
     const int worker = thread % workers, first = worker / beside;
     const i64 down = pass * p.down * 2;

@@ -217,7 +217,9 @@ static double median(double *ms, int n) {
 static ssd_status time_device(Bench *b, ssd_kernel *k) {
     Mirror m;
     BenchRun *r = b->r;
-    ssd_status s = ssd_mirror_open(&m, k, b->args, b->n_args);
+    CuHandle stream = NULL;
+    ssd_status s = ssd_device_stream(&stream);
+    if (!s) s = ssd_mirror_open(&m, stream, k, b->args, b->n_args);
     if (s != SSD_OK) return s;
     ssd_cli_progress(b->c, "timing for %.1f s", b->c->seconds);
     s = ssd_mirror_time(&m, 1, b->c->seconds, LEAST_CUDA, MOST, b->ms, &r->runs);

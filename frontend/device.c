@@ -58,17 +58,12 @@ static bool is_output(const ssd_kernel *k, const char *name) {
     return false;
 }
 
-ssd_status ssd_device_stream(CuHandle *out) {
-    static CuHandle stream;
-    ssd_status s = SSD_OK;
-    if (!stream)
-        s = call(ssd_cuda_driver()->api.StreamCreate(&stream, CU_STREAM_APART), "cuStreamCreate");
-    *out = stream;
-    return s;
-}
-
 static ssd_status fill(Mirror *m, const ssd_arg *args, int n) {
-    ssd_status s = ssd_device_stream(&m->stream);
+    ssd_status s = SSD_OK;
+    if (!m->stream) {
+        s = call(m->api->StreamCreate(&m->stream, CU_STREAM_APART), "cuStreamCreate");
+        m->own_stream = !s;
+    }
     for (; !s && m->n_args < n; m->n_args++) {
         const ssd_arg *a = &args[m->n_args];
         s = mirror_arg(m, a, is_output(m->kernel, a->name), &m->args[m->n_args]);
@@ -80,8 +75,8 @@ static ssd_status fill(Mirror *m, const ssd_arg *args, int n) {
     return allocate(m, ws);
 }
 
-ssd_status ssd_mirror_open(Mirror *m, ssd_kernel *k, const ssd_arg *args, int n) {
-    *m = (Mirror){.kernel = k, .api = &ssd_cuda_driver()->api};
+ssd_status ssd_mirror_open(Mirror *m, CuHandle stream, ssd_kernel *k, const ssd_arg *args, int n) {
+    *m = (Mirror){.kernel = k, .api = &ssd_cuda_driver()->api, .stream = stream};
     ssd_status s = ssd_cuda_enter(NULL, &m->scope);
     if (s) return s;
     m->copy = calloc((size_t)n + 1, sizeof *m->copy);
@@ -95,6 +90,7 @@ ssd_status ssd_mirror_open(Mirror *m, ssd_kernel *k, const ssd_arg *args, int n)
 void ssd_mirror_close(Mirror *m) {
     for (int i = 0; i < m->n_copies; i++)
         if (m->copy[i].base) m->api->MemFree(m->copy[i].base);
+    if (m->own_stream) m->api->StreamDestroy(m->stream);
     ssd_cuda_leave(&m->scope);
     free(m->copy);
     free(m->args);
@@ -136,7 +132,7 @@ ssd_status ssd_mirror_fetch(Mirror *m) {
 ssd_status ssd_device_launch(ssd_kernel *k, const ssd_arg *args, int n) {
     if (!ssd_target_is_cuda(ssd_kernel_target(k))) return ssd_launch(k, args, n, NULL, 0);
     Mirror m;
-    ssd_status s = ssd_mirror_open(&m, k, args, n);
+    ssd_status s = ssd_mirror_open(&m, NULL, k, args, n);
     if (s) return s;
     s = ssd_mirror_launch(&m);
     if (!s) s = ssd_mirror_fetch(&m);

@@ -11,11 +11,6 @@
 // copy of it. SSD_INTERNAL when something outside of the outputs was written; else as ssd_launch.
 ssd_status ssd_device_launch(ssd_kernel *k, const ssd_arg *args, int n);
 
-// The one stream of this process, apart from the default one, in the context at hand: made when it
-// is first asked for, never destroyed. It is one because the kernels of a graph that is replayed on
-// a second stream of a context start later, 0.36 us each on an H100. For one thread. SSD_DEVICE.
-ssd_status ssd_device_stream(CuHandle *out);
-
 // A piece of device memory with its guards, and the host memory it is a copy of.
 typedef struct Copy {
     const char *name;
@@ -32,20 +27,27 @@ typedef struct Mirror {
     const CudaApi *api;
     CudaScope scope;
     CuHandle stream;
+    bool own_stream;
     Copy *copy; // one for each piece of host memory, then the workspace
     int n_copies;
     ssd_arg *args; // those given, with device memory
     int n_args;
     size_t ws_bytes;
 } Mirror;
-// Allocates and copies in, outputs too; the workspace is filled with NaN. On failure there is
-// nothing to close.
-ssd_status ssd_mirror_open(Mirror *m, ssd_kernel *k, const ssd_arg *args, int n);
+// Allocates and copies in, outputs too; the workspace is filled with NaN. What is enqueued goes to
+// `stream`, NULL: to one of the mirror's own. On failure there is nothing to close.
+ssd_status ssd_mirror_open(Mirror *m, CuHandle stream, ssd_kernel *k, const ssd_arg *args, int n);
 ssd_status ssd_mirror_launch(Mirror *m); // enqueues on m->stream
 ssd_status ssd_mirror_fetch(Mirror *m);  // waits, looks at the guards, copies outputs back
 void ssd_mirror_close(Mirror *m);
 
 // --- Time, in device_time.c ---------------------------------------------------------------------
+// The stream on which all is timed, of the primary context and apart from the default stream: made
+// when it is first asked for, never destroyed. It is one because the kernels of a graph that is
+// replayed on a second stream of a context start later, by 0.36 us each on an H100. For one thread
+// that times. SSD_DEVICE, and as the driver's start.
+ssd_status ssd_device_stream(CuHandle *out);
+
 // What is timed: `row` times in one graph. The i-th time is enqueued by go(ctx, stream, i).
 typedef struct DeviceWork {
     ssd_status (*go)(void *ctx, CuHandle stream, int i);

@@ -15,6 +15,19 @@ static ssd_status call(int error, const char *what) {
 }
 
 // --- Replays ------------------------------------------------------------------------------------
+ssd_status ssd_device_stream(CuHandle *out) {
+    static CuHandle stream;
+    CudaScope scope;
+    ssd_status s = stream ? SSD_OK : ssd_cuda_enter(NULL, &scope);
+    if (!stream && !s) {
+        int e = ssd_cuda_driver()->api.StreamCreate(&stream, CU_STREAM_APART);
+        s = call(e, "cuStreamCreate");
+        ssd_cuda_leave(&scope);
+    }
+    *out = stream;
+    return s;
+}
+
 typedef struct Timer {
     const CudaApi *api;
     CuHandle stream, graph, exec, from, to;

@@ -84,14 +84,6 @@ static void fill(void) {
     whole = true;
 }
 
-static void no_stream(ssd_kernel *k) {
-    setenv("FAKE_CUDA", "sm=80 cuStreamCreate=999", 1);
-    fill();
-    check(ssd_device_launch(k, args, 4) == SSD_DEVICE && strstr(ssd_last_error(), "cuStreamCreate"),
-          "no stream");
-    setenv("FAKE_CUDA", "sm=80", 1);
-}
-
 static void one_launch(ssd_kernel *k) {
     fill();
     check(ssd_device_launch(k, args, 4) == SSD_OK && runs == 1, "a launch");
@@ -126,6 +118,7 @@ static void faults(ssd_kernel *k) {
         ssd_status status;
         const char *message;
     } cases[] = {{"cuMemAlloc_v2=2", SSD_OUT_OF_MEMORY, "MB of device memory for 'x'"},
+                 {"cuStreamCreate=999", SSD_DEVICE, "cuStreamCreate"},
                  {"cuMemcpyHtoD_v2=1", SSD_INVALID_ARGUMENT, "cuMemcpyHtoD"},
                  {"cuMemcpyDtoH_v2=700", SSD_DEVICE, "cuMemcpyDtoH"},
                  {"cuLaunchKernel=701", SSD_UNSUPPORTED, "launching kernel 'all'"}};
@@ -149,7 +142,7 @@ static void times(ssd_kernel *k, FakeLog *log, FakeLogClear *clear) {
     double ms[8];
     int n;
     fill();
-    check(ssd_mirror_open(&m, k, args, 4) == SSD_OK, "a mirror");
+    check(ssd_mirror_open(&m, NULL, k, args, 4) == SSD_OK, "a mirror");
     clear();
     check(ssd_mirror_time(&m, 1, 0, 5, 8, ms, &n) == SSD_OK && n >= 5 && ms[0] == 0.25, "time");
     check(strstr(log(), "cuStreamBeginCapture 1\nlaunch all 5 1 1, 32 1 1, 0 on a stream\n"
@@ -173,7 +166,7 @@ static void row(ssd_kernel *k, FakeLog *log, FakeLogClear *clear) {
     double ms[8];
     int n;
     fill();
-    check(ssd_mirror_open(&m, k, args, 4) == SSD_OK, "a mirror");
+    check(ssd_mirror_open(&m, NULL, k, args, 4) == SSD_OK, "a mirror");
     check(ssd_mirror_row(&m) == 64, "small tensors: as many as make a launch short beside them");
     clear();
     check(ssd_mirror_time(&m, 3, 0, 5, 8, ms, &n) == SSD_OK && fabs(ms[0] - 0.25 / 3) < 1e-12,
@@ -241,7 +234,6 @@ int main(void) {
     check(ssd_compile(ctx, &(ssd_compile_options){.spec = "toy", .target = "cuda"}, &k) == SSD_OK,
           "a kernel");
     if (k) {
-        no_stream(k);
         one_launch(k);
         guards(k);
         faults(k);

@@ -90,7 +90,7 @@ static void graph(Fixture *f) {
     CuHandle captured = NULL, exec = NULL;
     Mirror m;
     poison(f);
-    if (!check(ssd_mirror_open(&m, f->kernel, f->args, f->n) == SSD_OK, "memory")) return;
+    if (!check(ssd_mirror_open(&m, NULL, f->kernel, f->args, f->n) == SSD_OK, "memory")) return;
     check(api->StreamBeginCapture(m.stream, 0) == 0, "a capture, in the strictest mode");
     check(ssd_mirror_launch(&m) == SSD_OK, "a launch into a graph");
     check(api->StreamEndCapture(m.stream, &captured) == 0 && captured, "a graph");
@@ -147,7 +147,7 @@ static void compare_ways(const Fixture *f) {
     void *first[3] = {0};
     for (Way way = 0; way < WAYS; way++) {
         Mirror m;
-        if (!check(ssd_mirror_open(&m, f->kernel, f->args, f->n) == SSD_OK, "memory")) break;
+        if (!check(ssd_mirror_open(&m, NULL, f->kernel, f->args, f->n) == SSD_OK, "memory")) break;
         check(go(&m, x, y, way), names[way]);
         bool same = true;
         for (int i = 0; i < 3; i++) {
@@ -188,7 +188,7 @@ static void steps(ssd_context *ctx, const char *chosen) {
 
 static void wrong_memory(Fixture *f) {
     Mirror m;
-    if (!check(ssd_mirror_open(&m, f->kernel, f->args, f->n) == SSD_OK, "memory")) return;
+    if (!check(ssd_mirror_open(&m, NULL, f->kernel, f->args, f->n) == SSD_OK, "memory")) return;
     void *host = aligned_alloc(64, (m.ws_bytes + 127) & ~(size_t)63);
     ssd_tensor *x = &m.args[0].tensor;
     void *good = x->data;
@@ -237,7 +237,7 @@ static void *work(void *arg) {
     Mirror m;
     CuHandle popped;
     w->ok = !w->context || !api->CtxPushCurrent(w->context);
-    if (w->ok && ssd_mirror_open(&m, w->f.kernel, w->f.args, w->f.n) == SSD_OK) {
+    if (w->ok && ssd_mirror_open(&m, NULL, w->f.kernel, w->f.args, w->f.n) == SSD_OK) {
         for (int i = 0; i < 100; i++) w->ok &= ssd_mirror_launch(&m) == SSD_OK;
         w->ok &= ssd_mirror_fetch(&m) == SSD_OK;
         ssd_mirror_close(&m);
@@ -283,7 +283,7 @@ static void threads(const Fixture *f) {
 // follows does.
 static void failing(Fixture *f) {
     Mirror m;
-    if (!check(ssd_mirror_open(&m, f->kernel, f->args, f->n) == SSD_OK, "memory")) return;
+    if (!check(ssd_mirror_open(&m, NULL, f->kernel, f->args, f->n) == SSD_OK, "memory")) return;
     for (int i = 0; i < m.n_args; i++)
         if (!strcmp(m.args[i].name, "x")) m.args[i].tensor.strides[1] = (i64)1 << 36;
     check(ssd_mirror_launch(&m) == SSD_OK, "a launch returns before its kernel fails");

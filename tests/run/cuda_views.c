@@ -425,7 +425,7 @@ static void cost_of_launch(ssd_context *ctx) {
             const HostTensor *h = ssd_host_find(p.role == SSD_OUTPUT ? &c.t.out : &c.t.in, p.name);
             args[i] = (ssd_arg){h->name, h->view};
         }
-        if (check(ssd_mirror_open(&m, c.kernel, args, n) == SSD_OK, "memory")) {
+        if (check(ssd_mirror_open(&m, NULL, c.kernel, args, n) == SSD_OK, "memory")) {
             for (int r = 0; r < ROUNDS; r++) {
                 double begun = now();
                 for (int i = 0; i < BATCH; i++)
