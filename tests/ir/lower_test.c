@@ -186,7 +186,7 @@ static void run(const char *file, const char *text, size_t n, const char *schedu
     bool taken = ssd_pass_run(&u, NULL, placed ? "layout" : roles ? "scale" : "hoist", NULL, NULL);
     if (taken && roles) {
         narrow(u.prog);
-        taken = ssd_pass_run(&u, "role", "order", NULL, NULL);
+        taken = ssd_pass_run(&u, "pad", "order", NULL, NULL);
     }
     if (!taken) {
         refused++;

@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: Apache-2.0
+// pad: ragged rows are laid out in whole pieces of 16 bytes first, where that is worth it.
+//
+//   before  kernel scan grid b=#b h=80
+//             for c in 0..cdiv(#t, 64) carry s=h0_
+//               B_ = load B[b, c*64+j, h//80, n] : bf16[j n]              n=33: rows of 66 bytes
+//   after   ws B_pad bf16[#b #t 1 40]
+//           kernel pad grid b=#b c=cdiv(#t, 64) u=1
+//             B_ = load B[b, c*64+j, u, n40] when n40 < 33 : bf16[j n40]
+//             store B_pad[b, c*64+j, u, n40] = B_
+//           kernel scan ..
+//               B_ = load B_pad[b, c*64+j, h//80, n]
+//
+// Bulk copies take rows of whole pieces; lanes that copy others keep a kernel waiting. The price is
+// to read and write the tensor once more. On an H100 that is won back, with rows of an odd number
+// of elements, when heads share them; with others, when many do.
+//
+// Needs: T0 after scale. Keeps: every number, bit for bit.
+#include "nest.h"
+#include "pass.h"
+#include "role.h"
+
+enum { PIECE = 8, MANY = 32 }; // elements of 16 bits; readers of a row
+
+typedef struct Pad {
+    Prog *p;
+    u16 *copy; // by tensor: its copy in workspace, 0: none
+    int *rows; // by tensor: the dimension that tiles' rows run along
+} Pad;
+
+static const Expr *ex(const Pad *s, Ex e) { return &s->p->exs.v[e]; }
+
+typedef struct Has {
+    Val v;
+    bool hit;
+} Has;
+static void has(void *ctx, Val v) {
+    Has *h = ctx;
+    h->hit |= v == h->v;
+}
+static bool has_val(const Pad *s, Ex e, Val v) {
+    Has h = {v, false};
+    ssd_nest_ex_vals(s->p, e, has, &h);
+    return h.hit;
+}
+
+// Along variables of the kernel's grid that are of a known number: how many blocks read one row,
+// and how many rows there are of one token. A group's heads find theirs by `h//n`.
+typedef struct Reads {
+    i64 readers, rows;
+} Reads;
+static Reads reads(const Pad *s, const TKernel *k, const TOp *load) {
+    Reads r = {1, 1};
+    for (int i = 0; i < k->ngrid; i++) {
+        const Expr *size = ex(s, k->grid[i].size);
+        if (size->kind != EX_NUM) continue;
+        i64 all = (i64)size->num, one = all; // blocks that read one row
+        for (int d = 0; d < load->nidx; d++) {
+            const Expr *x = ex(s, load->idx[d]);
+            if (!has_val(s, load->idx[d], k->grid[i].var)) continue;
+            bool group = x->kind == EX_FN && x->fn == FN_FDIV && ex(s, x->arg[0])->kind == EX_VAL &&
+                         ex(s, x->arg[1])->kind == EX_NUM;
+            one = MIN(one, group ? (i64)ex(s, x->arg[1])->num : 1);
+        }
+        r.readers *= one;
+        r.rows *= all / one;
+    }
+    return r;
+}
+
+static bool worth(const Pad *s, const TKernel *k, const TOp *load) {
+    const TTensor *t = &s->p->tensors.v[load->tensor];
+    bool odd = (i64)ex(s, t->dim[t->rank - 1])->num % 2 != 0;
+    Reads r = reads(s, k, load);
+    return odd ? r.readers >= r.rows : r.readers >= MANY;
+}
+
+// The dimension that the tile's rows run along, with all of the last one beside it; -1: another
+// kind of load.
+static int rows_of(const Pad *s, const TOp *o) {
+    const TVal *v = &s->p->vals.v[o->out];
+    const TTensor *t = &s->p->tensors.v[o->tensor];
+    if (v->naxes != 2 || t->role != T_IN || ssd_dtype_size((ssd_dtype)t->dtype) != 2) return -1;
+    const Expr *last = ex(s, o->idx[o->nidx - 1]), *size = ex(s, t->dim[t->rank - 1]);
+    if (last->kind != EX_AXIS || size->kind != EX_NUM || (i64)size->num % PIECE == 0) return -1;
+    int rows = -1;
+    for (int d = 0; d + 1 < o->nidx; d++) {
+        i64 coef[256] = {0};
+        if (!ssd_nest_affine(s->p, o->idx[d], coef)) return -1;
+        u8 other = v->ax[0] == last->axis ? v->ax[1] : v->ax[0];
+        if (coef[other] == 0) continue;
+        if (coef[other] != 1 || rows >= 0) return -1;
+        rows = d;
+    }
+    return s->p->axes.v[last->axis].size == (i64)size->num ? rows : -1;
+}
+
+static u16 workspace(const Pad *s, u16 tensor) {
+    TTensor t = s->p->tensors.v[tensor];
+    Ex dim[8];
+    memcpy(dim, t.dim, sizeof *dim * (size_t)t.rank);
+    i64 n = (i64)ex(s, dim[t.rank - 1])->num;
+    dim[t.rank - 1] = ssd_ex_int(s->p, (n + PIECE - 1) / PIECE * PIECE);
+    const char *name = ssd_arena_printf(s->p->arena, "%s_pad", t.name);
+    while (ssd_prog_find_tensor(s->p, name)) name = ssd_arena_printf(s->p->arena, "%s_", name);
+    return ssd_prog_tensor(s->p, T_WS, name, (ssd_dtype)t.dtype, t.rank, dim);
+}
+
+static bool loads(Pad *s, const TKernel *k, TBlock *b) {
+    bool changed = false;
+    for (TOp *o = b->first; o; o = o->next) {
+        int rows = o->op == TOP_LOAD ? rows_of(s, o) : -1;
+        if (rows >= 0 && worth(s, k, o)) {
+            if (!s->copy[o->tensor]) {
+                s->copy[o->tensor] = workspace(s, o->tensor);
+                s->rows[o->tensor] = rows;
+            }
+            o->tensor = s->copy[o->tensor];
+            changed = true;
+        }
+        changed |= loads(s, k, &o->body);
+    }
+    return changed;
+}
+
+// Tensors of the same dimensions are copied by one kernel.
+static bool alike(const Pad *s, u16 x, u16 y) {
+    const TTensor *a = &s->p->tensors.v[x], *b = &s->p->tensors.v[y];
+    return a->rank == b->rank && s->rows[x] == s->rows[y] &&
+           !memcmp(a->dim, b->dim, sizeof *a->dim * (size_t)a->rank);
+}
+
+static void copy_tensor(const Pad *s, TB *b, u16 tensor, Ex idx[8], Ex there) {
+    const TTensor *t = &s->p->tensors.v[tensor];
+    const char *name = ssd_arena_printf(s->p->arena, "%s_", t->name);
+    int rank = t->rank;
+    Val v = ssd_tile_load(b, name, (ssd_dtype)t->dtype, tensor, idx, rank, there);
+    ssd_tile_store(b, s->copy[tensor], idx, rank, ssd_ex_val(s->p, v), 0);
+}
+
+static TKernel copier(Pad *s, u16 first, u32 n, int number) {
+    enum { ROWS = 64 };
+    Prog *p = s->p;
+    TTensor t = p->tensors.v[first], pad = p->tensors.v[s->copy[first]];
+    TKernel k = {.name = number ? ssd_arena_printf(p->arena, "pad%d", number) : "pad"};
+    i64 have = (i64)ex(s, t.dim[t.rank - 1])->num, all = (i64)ex(s, pad.dim[t.rank - 1])->num;
+    u8 row = ssd_prog_axis(p, "j64", ROWS),
+       column = ssd_prog_axis(p, ssd_arena_printf(p->arena, "n%lld", (long long)all), all);
+    Ex idx[8], there = ssd_ex_fn(p, FN_LT, ssd_ex_axis(p, column), ssd_ex_int(p, have), 0);
+    for (int d = 0; d + 1 < t.rank; d++) {
+        bool rows = d == s->rows[first];
+        Ex size = rows ? ssd_ex_fn(p, FN_CDIV, t.dim[d], ssd_ex_int(p, ROWS), 0) : t.dim[d];
+        Val v = ssd_prog_grid(p, &k, rows ? "c" : "u", size);
+        idx[d] = ssd_ex_val(p, v);
+        if (!rows) continue;
+        Ex begin = ssd_ex_fn(p, FN_MUL, idx[d], ssd_ex_int(p, ROWS), 0);
+        idx[d] = ssd_ex_fn(p, FN_ADD, begin, ssd_ex_axis(p, row), 0);
+    }
+    idx[t.rank - 1] = ssd_ex_axis(p, column);
+    TB b = {p, &k.body};
+    for (u16 i = first; i < n; i++) {
+        if (i != first && (!s->copy[i] || !alike(s, first, i))) continue;
+        copy_tensor(s, &b, i, idx, there);
+        if (i != first) s->copy[i] = 0;
+    }
+    s->copy[first] = 0;
+    return k;
+}
+
+bool ssd_pass_pad(Unit *u) {
+    Prog *p = u->prog;
+    if (!u->machine->gpu || !u->machine->wgmma || p->matmul) return false;
+    u32 n = p->tensors.n;
+    Pad s = {.p = p, .copy = NEWN(p->arena, u16, n), .rows = NEWN(p->arena, int, n)};
+    bool changed = false;
+    for (u32 k = 0; k < p->kernels.n; k++)
+        if (ssd_role_takes(u, &p->kernels.v[k]))
+            changed |= loads(&s, &p->kernels.v[k], &p->kernels.v[k].body);
+    int made = 0;
+    for (u16 i = 1; i < n; i++) {
+        if (!s.copy[i]) continue;
+        TKernel k = copier(&s, i, n, made++);
+        vec_push(p->arena, &p->kernels, k);
+        memmove(&p->kernels.v[1], &p->kernels.v[0], (p->kernels.n - 1) * sizeof k);
+        p->kernels.v[0] = k;
+    }
+    return changed;
+}
