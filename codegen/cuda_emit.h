@@ -80,11 +80,10 @@ typedef struct Cuda {
     VEC(const TOp *) flying; // products under way, in the order of issue
     int nloads;              // of slots' tiles, in this role (cuda_loads.c)
     Val load_ring[64];
-    u64 *loads_of;            // by register value: what it is made of
-    u64 settled;              // those that have surely returned
-    VEC(ArtMap) maps;         // of the kernel
-    const char *odd;          // what a fetch of odd rows returns
-    VEC(const char *) shifts; // of fetches before the op at hand
+    u64 *loads_of;             // by register value: what it is made of
+    u64 settled;               // those that have surely returned
+    VEC(ArtMap) maps;          // of the kernel
+    VEC(const char *) settles; // of odd rows that were fetched right before the op at hand
 } Cuda;
 
 // --- Text ---------------------------------------------------------------------------------------

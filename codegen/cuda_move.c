@@ -189,7 +189,8 @@ static void copy_rows(Cuda *c, const TOp *o, const Move *m) {
                       pieces ? "true" : "false", m->tile, ssd_cuda_thread(c), element(c, o, m));
 }
 
-static void copy_by_threads(Cuda *c, const TOp *o, const Move *m) {
+// `odd`: the variable for what a fetch of odd rows returns, NULL: it is none.
+static void copy_by_threads(Cuda *c, const TOp *o, const Move *m, const char *odd) {
     Val base = ssd_cuda_view_of(c, o->a)->base;
     i64 columns = m->n ? m->size[m->n - 1] : 1, rows = m->n > 1 ? m->size[m->n - 2] : 1;
     if (!ssd_cuda_is_sw128(c, base)) {
@@ -204,7 +205,7 @@ static void copy_by_threads(Cuda *c, const TOp *o, const Move *m) {
             c->a, ", %s%s",
             ssd_cuda_sends_own(c, ssd_timed_slot_ring(c->p, c->k, base)) ? "true" : "false", how);
     ssd_cuda_line(c, "%s%s_%s<%lld, %lld, %s%lld, %d%s>(%s, %s, %s);",
-                  c->odd ? ssd_arena_printf(c->a, "%s = ", c->odd) : "", sends ? "send" : "fetch",
+                  odd ? ssd_arena_printf(c->a, "%s = ", odd) : "", sends ? "send" : "fetch",
                   whole ? "tile" : "elements", (long long)rows, (long long)columns,
                   whole ? ssd_arena_printf(c->a, "%lld, ", (long long)used_columns(c, o, m)) : "",
                   (long long)m->leading, ssd_cuda_role_threads(c), how, m->tile, ssd_cuda_thread(c),
@@ -334,11 +335,11 @@ static void note_map(Cuda *c, const TOp *o, void *to) {
 }
 void ssd_cuda_note_maps(Cuda *c) { each_op(c, &c->k->body, note_map, NULL); }
 
-static void move(Cuda *c, const TOp *o, const Move *m) {
+static void move(Cuda *c, const TOp *o, const Move *m, const char *odd) {
     ArtMap map;
     int dim_of[6];
     if (!ssd_cuda_map(c, o, &map, dim_of)) {
-        copy_by_threads(c, o, m);
+        copy_by_threads(c, o, m, odd);
         return;
     }
     int n = ssd_cuda_map_number(c, &map);
@@ -355,7 +356,7 @@ static void move(Cuda *c, const TOp *o, const Move *m) {
     ssd_cuda_close(c);
     c->indent--;
     ssd_cuda_open(c, "} else");
-    copy_by_threads(c, o, m);
+    copy_by_threads(c, o, m, odd);
     ssd_cuda_close(c);
 }
 
@@ -368,18 +369,18 @@ static bool is_odd(Cuda *c, const TOp *o, const Move *m) {
 }
 void ssd_cuda_move(Cuda *c, const TOp *o) {
     Move m = move_of(c, o);
+    const char *odd = NULL;
     if (is_odd(c, o, &m)) {
-        c->odd = ssd_cuda_name(
-            c, ssd_arena_printf(c->a, "%sodd", c->name[ssd_cuda_view_of(c, o->a)->base]));
-        ssd_cuda_line(c, "u32 %s = 0;", c->odd);
-        vec_push(c->a, &c->shifts,
+        const char *tile = c->name[ssd_cuda_view_of(c, o->a)->base];
+        odd = ssd_cuda_name(c, ssd_arena_printf(c->a, "%sodd", tile));
+        ssd_cuda_line(c, "u32 %s = 0;", odd);
+        vec_push(c->a, &c->settles,
                  ssd_arena_printf(c->a, "settle_odd<%lld, %lld, %d>(%s, %s, %s);",
                                   (long long)m.size[m.n - 2], (long long)used_columns(c, o, &m),
-                                  ssd_cuda_role_threads(c), m.tile, ssd_cuda_thread(c), c->odd));
+                                  ssd_cuda_role_threads(c), m.tile, ssd_cuda_thread(c), odd));
     }
-    move(c, o, &m);
-    c->odd = NULL;
+    move(c, o, &m, odd);
     if (o->next && o->next->op == TOP_FETCH) return;
-    for (u32 i = 0; i < c->shifts.n; i++) ssd_cuda_line(c, "%s", c->shifts.v[i]);
-    c->shifts.n = 0;
+    for (u32 i = 0; i < c->settles.n; i++) ssd_cuda_line(c, "%s", c->settles.v[i]);
+    c->settles.n = 0;
 }

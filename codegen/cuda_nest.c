@@ -107,18 +107,10 @@ void ssd_cuda_open_points(Cuda *c, const u8 *ax, const i64 *size, int n, bool wa
 }
 
 // --- Ops at a point -----------------------------------------------------------------------------
-typedef struct Uses {
-    Val want;
-    bool found;
-} Uses;
-static void uses(void *ctx, Val v) {
-    Uses *u = ctx;
-    u->found |= u->want == v;
-}
 static bool used_in_nest(const Cuda *c, const TOp *def, const TOp *last) {
-    Uses u = {.want = def->out};
-    for (const TOp *o = def; o != last; o = o->next) ssd_nest_operands(c->p, o->next, uses, &u);
-    return u.found;
+    for (const TOp *o = def; o != last; o = o->next)
+        if (ssd_nest_op_reads(c->p, o->next, def->out)) return true;
+    return false;
 }
 
 // The variable of a result, then the store to its tile.

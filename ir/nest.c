@@ -83,6 +83,12 @@ bool ssd_nest_op_reads(const Prog *p, const TOp *o, Val v) {
     return r.found;
 }
 
+bool ssd_nest_ex_reads(const Prog *p, Ex e, Val v) {
+    Reads r = {.want = v};
+    ssd_nest_ex_vals(p, e, reads, &r);
+    return r.found;
+}
+
 bool ssd_nest_writes(const Prog *p, const TBlock *b, const TTensor *t) {
     for (const TOp *o = b->first; o; o = o->next) {
         bool stores = o->op == TOP_STORE || o->op == TOP_SEND;

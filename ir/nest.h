@@ -55,6 +55,7 @@ typedef void ValVisit(void *ctx, Val v);
 void ssd_nest_operands(const Prog *p, const TOp *o, ValVisit *f, void *ctx);
 bool ssd_nest_op_reads(const Prog *p, const TOp *o, Val v); // is v one of them?
 void ssd_nest_ex_vals(const Prog *p, Ex e, ValVisit *f, void *ctx);
+bool ssd_nest_ex_reads(const Prog *p, Ex e, Val v);
 // Do ops of the block, or of their bodies, write memory that the tensor may share?
 bool ssd_nest_writes(const Prog *p, const TBlock *b, const TTensor *t);
 

@@ -41,13 +41,9 @@ static bool ex_own(const Hoist *h, Ex e) {
         for (int i = 0; i < x->nidx; i++)
             if (ex_own(h, x->idx[i])) return true;
         return false;
-    case EX_FN: {
-        const Expr *a = &h->p->exs.v[x->arg[0]], *b = x->arg[1] ? &h->p->exs.v[x->arg[1]] : NULL;
-        if (x->fn == FN_FDIV && a->kind == EX_VAL && a->val == h->head && b->kind == EX_NUM &&
-            b->num == (double)h->per)
-            return false;
+    case EX_FN:
+        if (ssd_ex_divisor(h->p, e, h->head) == h->per) return false;
         return ex_own(h, x->arg[0]) || ex_own(h, x->arg[1]) || ex_own(h, x->arg[2]);
-    }
     case EX_NUM:
     case EX_AXIS:
     case EX_SYM: return false;
@@ -308,9 +304,8 @@ static void divisor(void *ctx, Ex e) {
     const Expr *x = &h->p->exs.v[e];
     for (int i = 0; x->kind == EX_LOAD && i < x->nidx; i++) divisor(ctx, x->idx[i]);
     if (x->kind != EX_FN) return;
-    const Expr *a = &h->p->exs.v[x->arg[0]], *b = x->arg[1] ? &h->p->exs.v[x->arg[1]] : NULL;
-    if (x->fn == FN_FDIV && a->kind == EX_VAL && a->val == h->head && b->kind == EX_NUM)
-        h->per = (i64)b->num;
+    i64 per = ssd_ex_divisor(h->p, e, h->head);
+    if (per) h->per = per;
     for (int i = 0; i < 3; i++)
         if (x->arg[i]) divisor(ctx, x->arg[i]);
 }

@@ -30,20 +30,6 @@ typedef struct Pad {
 
 static const Expr *ex(const Pad *s, Ex e) { return &s->p->exs.v[e]; }
 
-typedef struct Has {
-    Val v;
-    bool hit;
-} Has;
-static void has(void *ctx, Val v) {
-    Has *h = ctx;
-    h->hit |= v == h->v;
-}
-static bool has_val(const Pad *s, Ex e, Val v) {
-    Has h = {v, false};
-    ssd_nest_ex_vals(s->p, e, has, &h);
-    return h.hit;
-}
-
 // Along variables of the kernel's grid that are of a known number: how many blocks read one row,
 // and how many rows there are of one token. A group's heads find theirs by `h//n`.
 typedef struct Reads {
@@ -56,11 +42,8 @@ static Reads reads(const Pad *s, const TKernel *k, const TOp *load) {
         if (size->kind != EX_NUM) continue;
         i64 all = (i64)size->num, one = all; // blocks that read one row
         for (int d = 0; d < load->nidx; d++) {
-            const Expr *x = ex(s, load->idx[d]);
-            if (!has_val(s, load->idx[d], k->grid[i].var)) continue;
-            bool group = x->kind == EX_FN && x->fn == FN_FDIV && ex(s, x->arg[0])->kind == EX_VAL &&
-                         ex(s, x->arg[1])->kind == EX_NUM;
-            one = MIN(one, group ? (i64)ex(s, x->arg[1])->num : 1);
+            if (!ssd_nest_ex_reads(s->p, load->idx[d], k->grid[i].var)) continue;
+            one = MIN(one, MAX(ssd_ex_divisor(s->p, load->idx[d], k->grid[i].var), 1));
         }
         r.readers *= one;
         r.rows *= all / one;
@@ -82,7 +65,7 @@ static int rows_of(const Pad *s, const TOp *o) {
     const TTensor *t = &s->p->tensors.v[o->tensor];
     if (v->naxes != 2 || t->role != T_IN || ssd_dtype_size((ssd_dtype)t->dtype) != 2) return -1;
     const Expr *last = ex(s, o->idx[o->nidx - 1]), *size = ex(s, t->dim[t->rank - 1]);
-    if (last->kind != EX_AXIS || size->kind != EX_NUM || (i64)size->num % PIECE == 0) return -1;
+    if (last->kind != EX_AXIS || size->kind != EX_NUM || !ssd_role_ragged(s->p, o)) return -1;
     int rows = -1;
     for (int d = 0; d + 1 < o->nidx; d++) {
         i64 coef[256] = {0};

@@ -38,6 +38,13 @@ bool ssd_role_narrow(const Timer *t, const TOp *load) {
     return t->half && t->p->tensors.v[load->tensor].dtype == t->half;
 }
 
+bool ssd_role_ragged(const Prog *p, const TOp *load) {
+    const TTensor *t = &p->tensors.v[load->tensor];
+    const Expr *row = t->rank ? &p->exs.v[t->dim[t->rank - 1]] : NULL;
+    i64 whole = 16 / (i64)ssd_dtype_size((ssd_dtype)t->dtype);
+    return !row || row->kind != EX_NUM || (i64)row->num % whole;
+}
+
 // Products take the 16-bit numbers that tiles are made of; of both kinds bf16, which none is too
 // large for.
 static void find_half(Timer *t) {
@@ -72,16 +79,14 @@ static u8 contracted(const Timer *t, const TOp *o) {
 // --- What differs between the copies of a block -------------------------------------------------
 
 // `head // n`, the same for all heads of a block: n heads are of a group, or there is one group.
-bool ssd_role_one_group(const Timer *t, const Expr *x) {
-    if (x->kind != EX_FN || x->fn != FN_FDIV) return false;
-    const Expr *a = ex(t, x->arg[0]), *n = ex(t, x->arg[1]);
-    if (a->kind != EX_VAL || a->val != t->head || n->kind != EX_NUM) return false;
+bool ssd_role_one_group(const Timer *t, Ex e) {
+    i64 n = ssd_ex_divisor(t->p, e, t->head);
     bool all = false;
-    for (int i = 0; i < t->k->ngrid; i++) {
+    for (int i = 0; n && i < t->k->ngrid; i++) {
         const Expr *heads = ex(t, t->k->grid[i].size);
-        all |= t->k->grid[i].var == t->head && heads->kind == EX_NUM && n->num >= heads->num;
+        all |= t->k->grid[i].var == t->head && heads->kind == EX_NUM && n >= (i64)heads->num;
     }
-    return all || (i64)n->num % t->copies == 0;
+    return n && (all || n % t->copies == 0);
 }
 
 bool ssd_role_ex_own(const Timer *t, Ex e) {
@@ -95,7 +100,7 @@ bool ssd_role_ex_own(const Timer *t, Ex e) {
             if (ssd_role_ex_own(t, x->idx[i])) return true;
         return false;
     case EX_FN:
-        if (ssd_role_one_group(t, x)) return false;
+        if (ssd_role_one_group(t, e)) return false;
         return ssd_role_ex_own(t, x->arg[0]) || ssd_role_ex_own(t, x->arg[1]) ||
                ssd_role_ex_own(t, x->arg[2]);
     case EX_NUM:

@@ -61,8 +61,9 @@ bool ssd_role_takes(Unit *u, const TKernel *k); // would `role` try it?
 // Writes the kernel as roles and rings. False when a thing it needs does not fit together.
 bool ssd_role_build(Timer *t, TKernel *out);
 
-Val ssd_role_origin(const Timer *t, Val v);             // through renames
-bool ssd_role_one_group(const Timer *t, const Expr *x); // `head // n`, of all heads of a block
+Val ssd_role_origin(const Timer *t, Val v);           // through renames
+bool ssd_role_ragged(const Prog *p, const TOp *load); // are its rows not of whole 16-byte pieces?
+bool ssd_role_one_group(const Timer *t, Ex e); // `head // n`, the same for all heads of a block
 bool ssd_role_ex_own(const Timer *t, Ex e);
 u8 ssd_role_free_axis(const Timer *t, const TOp *mma,
                       int which);                      // of operand a (0) or b (1); 0: not one

@@ -636,26 +636,21 @@ static void fetch(Role *r, Val slot_val, const TOp *load, bool own, u8 word) {
 
 // Bulk copies take rows of whole 16-byte pieces, in the order of the tensor; others are copied by
 // lanes. Two roles share that where the machine's own role for it is one warp.
-static bool ragged(const Build *b, const TOp *load) {
-    const TTensor *t = &b->p->tensors.v[load->tensor];
-    const Expr *row = t->rank ? ex(b, t->dim[t->rank - 1]) : NULL;
-    i64 whole = 16 / (i64)ssd_dtype_size((ssd_dtype)t->dtype);
-    return !row || row->kind != EX_NUM || (i64)row->num % whole;
-}
 static bool by_lanes(const Build *b, const TOp *load) {
     if (!ssd_role_narrow(b->t, load)) return false;
     for (int d = 0; d < load->nidx; d++) {
         i64 coef[256] = {0};
         if (ssd_nest_affine(b->p, load->idx[d], coef) && coef[b->t->j] < 0) return true;
     }
-    return ragged(b, load);
+    return ssd_role_ragged(b->p, load);
 }
 // Where the roles that load have other ragged rows to copy, the lanes of each copy's vec copy what
 // that copy of the heads has for itself.
 static bool busy(const Build *b) {
     for (int i = 0; i < b->nfetched; i++) {
         const Fetch *f = &b->fetched[i];
-        if (f->ring == b->numbers ? ragged(b, f->load) : !f->own && by_lanes(b, f->load))
+        if (f->ring == b->numbers ? ssd_role_ragged(b->p, f->load)
+                                  : !f->own && by_lanes(b, f->load))
             return true;
     }
     return false;

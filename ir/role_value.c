@@ -345,7 +345,7 @@ Ex ssd_role_tx(Role *r, Ex e) {
         ssd_role_over(b, e, &o);
         if (r->kind != VEC && x.dtype != SSD_BOOL && o.row && !o.tile && !o.feature && o.i != o.j)
             return row_of(r, e, o.i);
-        if (ssd_role_one_group(b->t, &x)) return fn(b, FN_FDIV, first_head(b), x.arg[1]);
+        if (ssd_role_one_group(b->t, e)) return fn(b, FN_FDIV, first_head(b), x.arg[1]);
         Ex arg[3] = {0};
         for (int i = 0; i < 3 && x.arg[i]; i++) arg[i] = ssd_role_tx(r, x.arg[i]);
         return ssd_ex_fn(b->p, (FnCode)x.fn, arg[0], arg[1], arg[2]);

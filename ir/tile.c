@@ -261,6 +261,13 @@ Ex ssd_ex_fn(Prog *p, FnCode f, Ex a, Ex b, Ex c) {
                      (Expr){.kind = EX_FN, .fn = (u8)f, .dtype = type, .arg = {x[0], x[1], x[2]}});
 }
 
+i64 ssd_ex_divisor(const Prog *p, Ex e, Val v) {
+    const Expr *x = &p->exs.v[e];
+    if (x->kind != EX_FN || x->fn != FN_FDIV) return 0;
+    const Expr *a = &p->exs.v[x->arg[0]], *n = &p->exs.v[x->arg[1]];
+    return a->kind == EX_VAL && a->val == v && n->kind == EX_NUM ? (i64)n->num : 0;
+}
+
 static void add_axis(u8 *out, int *n, u8 axis) {
     for (int i = 0; i < *n; i++)
         if (out[i] == axis) return;

@@ -274,7 +274,6 @@ static void emu_copy(unsigned to, const void *from, int bytes, int there) {
     memset(at, 0, (size_t)bytes);
     if (there) memcpy(at, aligned(from, (unsigned)bytes), (size_t)there);
 }
-static void emu_copy(unsigned to, const void *from, int bytes) { emu_copy(to, from, bytes, bytes); }
 
 // --- mbarriers: 8 bytes of shared memory --------------------------------------------------------
 struct Mbarrier {
