@@ -122,8 +122,11 @@ const char *ssd_cuda_element(Cuda *c, const TOp *o, const char *method, const ch
 // of the tensor have them side by side; else NULL.
 const char *ssd_cuda_row(Cuda *c, const TOp *o, u8 axis, int width, const char *when,
                          const char *array);
-// Where an op's element lies, by `at` or `place`; null where the op's condition does not hold.
+const char *ssd_cuda_place(Cuda *c, const TOp *o); // where an op's element lies, there or not
+// The same by `at` or `place`; null where the op's condition does not hold.
 const char *ssd_cuda_spot(Cuda *c, const TOp *o, const char *method);
+// `when`, and that the indices along neither x nor y are in range; "": that is sure.
+const char *ssd_cuda_present(Cuda *c, const TOp *o, u8 x, u8 y, const char *when);
 // No element of the load or store is out of range, by the indices that axis x or y has a part in
 // (0: by any).
 bool ssd_cuda_inside(const Cuda *c, const TOp *o, u8 x, u8 y);

@@ -110,20 +110,22 @@ static const char *operand(Cuda *c, Ex e, Kind want, int prec) {
     return ssd_arena_printf(c->a, "(int)%s", text(c, e, P_UNARY));
 }
 
-// x//n of an index that is never negative; NULL where that is not sure.
+// x//n or x%n of an index that is never negative; NULL where that is not sure.
 static const char *quotient(Cuda *c, const Expr *x, int prec) {
     double lo, hi, n = at(c, x->arg[1])->num;
     if (at(c, x->arg[1])->kind != EX_NUM || n < 1 || !bounds(c, x->arg[0], &lo, &hi) || lo < 0)
         return NULL;
-    if (hi < n) return "0";
-    const char *s = ssd_arena_printf(c->a, "%s/%lld", text(c, x->arg[0], P_MUL), (long long)n);
+    if (hi < n) return x->fn == FN_MOD ? text(c, x->arg[0], prec) : "0";
+    const char *s = ssd_arena_printf(c->a, "%s%s%lld", text(c, x->arg[0], P_MUL),
+                                     x->fn == FN_MOD ? " % " : "/", (long long)n);
     return parens(c, s, prec > P_MUL);
 }
 
 static const char *function(Cuda *c, const Expr *x, int prec) {
     Kind k = ssd_cuda_dtype_kind(x->dtype);
     FnCode f = (FnCode)x->fn;
-    const char *whole = f == FN_FDIV && k == KIND_INT ? quotient(c, x, prec) : NULL;
+    const char *whole =
+        (f == FN_FDIV || f == FN_MOD) && k == KIND_INT ? quotient(c, x, prec) : NULL;
     if (whole) return whole;
     if (f == FN_WHERE && k == KIND_FLOAT && c->select)
         return ssd_arena_printf(c->a, "select(%s, %s, %s)", text(c, x->arg[0], P_WHERE),
@@ -211,14 +213,15 @@ static bool proven(const Cuda *c, Ex index, Ex dim) {
     return d->kind == EX_NUM && bounds(c, index, &lo, &hi) && lo >= 0 && hi < d->num;
 }
 
-// `x.get<2>(b, c*64 + j, h, p)`, or put with a value first.
+// `x.get<2>(b, c*64 + j, h, p)`, or put with a value first. `sure`: what may be out of range is not
+// asked for.
 static const char *element(Cuda *c, u16 tensor, const Ex *idx, int n, const char *verb,
-                           const char *value) {
+                           const char *value, bool sure) {
     const TTensor *t = &c->p->tensors.v[tensor];
     int check = 0;
     for (int d = 0; d < n; d++) check |= !proven(c, idx[d], t->dim[d]) << d;
     const char *s = ssd_arena_printf(c->a, "%s.%s", c->tensor[tensor], verb);
-    if (check) s = ssd_arena_printf(c->a, "%s<%d>", s, check);
+    if (check && !sure) s = ssd_arena_printf(c->a, "%s<%d>", s, check);
     s = ssd_arena_printf(c->a, "%s(%s", s, value ? value : "");
     for (int d = 0; d < n; d++)
         s = ssd_arena_printf(c->a, "%s%s%s", s, d || value ? ", " : "",
@@ -227,7 +230,7 @@ static const char *element(Cuda *c, u16 tensor, const Ex *idx, int n, const char
 }
 
 const char *ssd_cuda_access(Cuda *c, const TOp *o, const char *value) {
-    const char *s = element(c, o->tensor, o->idx, o->nidx, value ? "put" : "get", value);
+    const char *s = element(c, o->tensor, o->idx, o->nidx, value ? "put" : "get", value, false);
     if (!o->when) return s;
     return ssd_arena_printf(c->a, value ? "if (%s) %s" : "%s ? %s : 0",
                             text(c, o->when, value ? 0 : P_OR), s);
@@ -236,7 +239,7 @@ const char *ssd_cuda_access(Cuda *c, const TOp *o, const char *value) {
 const char *ssd_cuda_access4(Cuda *c, const TOp *o, const char *array) {
     const char *when = o->when ? text(c, o->when, 0) : "true";
     return element(c, o->tensor, o->idx, o->nidx, o->op == TOP_STORE ? "put4" : "get4",
-                   ssd_arena_printf(c->a, "%s, %s", when, array));
+                   ssd_arena_printf(c->a, "%s, %s", when, array), false);
 }
 
 // Does every `width`th point of the axis begin at a multiple of `width`?
@@ -260,7 +263,7 @@ const char *ssd_cuda_row(Cuda *c, const TOp *o, u8 axis, int width, const char *
     const char *own = o->when ? text(c, o->when, when ? P_AND : 0) : NULL;
     when = !own ? when : !when ? own : ssd_arena_printf(c->a, "%s && %s", when, own);
     return element(c, o->tensor, o->idx, o->nidx, o->op == TOP_STORE ? "put_row" : "get_row",
-                   ssd_arena_printf(c->a, "%s, %s", when ? when : "true", array));
+                   ssd_arena_printf(c->a, "%s, %s", when ? when : "true", array), false);
 }
 
 // --- Tiles --------------------------------------------------------------------------------------
@@ -321,6 +324,16 @@ bool ssd_cuda_natural(const Cuda *c, Ex e) {
 bool ssd_cuda_in_range(const Cuda *c, const TOp *o, int d) {
     return proven(c, o->idx[d], c->p->tensors.v[o->tensor].dim[d]);
 }
+const char *ssd_cuda_present(Cuda *c, const TOp *o, u8 x, u8 y, const char *when) {
+    for (int d = 0; d < o->nidx; d++) {
+        const Ex e = o->idx[d];
+        bool along = ssd_cuda_ex_has(c, e, x) || ssd_cuda_ex_has(c, e, y);
+        if (along || ssd_cuda_in_range(c, o, d)) continue;
+        when = ssd_arena_printf(c->a, "%s%s(u32)(%s) < (u64)%s.dim[%d]", when, *when ? " && " : "",
+                                ssd_cuda_ex(c, e), c->tensor[o->tensor], d);
+    }
+    return when;
+}
 bool ssd_cuda_inside(const Cuda *c, const TOp *o, u8 x, u8 y) {
     for (int d = 0; d < o->nidx; d++) {
         bool asked = !x || ssd_cuda_ex_has(c, o->idx[d], x) || ssd_cuda_ex_has(c, o->idx[d], y);
@@ -330,7 +343,10 @@ bool ssd_cuda_inside(const Cuda *c, const TOp *o, u8 x, u8 y) {
 }
 
 const char *ssd_cuda_element(Cuda *c, const TOp *o, const char *method, const char *value) {
-    return element(c, o->tensor, o->idx, o->nidx, method, value);
+    return element(c, o->tensor, o->idx, o->nidx, method, value, false);
+}
+const char *ssd_cuda_place(Cuda *c, const TOp *o) {
+    return element(c, o->tensor, o->idx, o->nidx, "place", NULL, true);
 }
 
 const char *ssd_cuda_spot(Cuda *c, const TOp *o, const char *method) {
@@ -358,7 +374,7 @@ static const char *text(Cuda *c, Ex e, int prec) {
     case EX_VAL: return read(c, x->val, prec);
     case EX_AXIS: return ssd_cuda_size(c, (u8)x->axis) == 1 ? "0" : c->axis[x->axis];
     case EX_SYM: return c->sym[x->sym];
-    case EX_LOAD: return element(c, x->tensor, x->idx, x->nidx, "get", NULL);
+    case EX_LOAD: return element(c, x->tensor, x->idx, x->nidx, "get", NULL, false);
     case EX_FN: return function(c, x, prec);
     }
     SSD_BUG("no such expression");

@@ -241,8 +241,9 @@ const char *ssd_cuda_step(Cuda *c, const TOp *o, u8 axis) {
 }
 
 // `, h0.dim[2] - row, h0.dim[3] - col`: how many rows and columns from the thread's first one on
-// are there, where that is not sure. NULL: it cannot be said so.
-static const char *limits(Cuda *c, const TOp *o, const Grid2 *g) {
+// are there, where that is not sure. NULL: it cannot be said so. `, -row` in *above: which row is
+// the first that is there, where the thread's own may be before it.
+static const char *limits(Cuda *c, const TOp *o, const Grid2 *g, const char **above) {
     const TTensor *t = &c->p->tensors.v[o->tensor];
     const char *rows = "MANY", *columns = "MANY";
     if (ssd_cuda_inside(c, o, g->r, g->c)) return "";
@@ -251,15 +252,18 @@ static const char *limits(Cuda *c, const TOp *o, const Grid2 *g) {
         bool row = ssd_cuda_ex_has(c, o->idx[d], g->r),
              column = ssd_cuda_ex_has(c, o->idx[d], g->c);
         if (!row && !column) continue;
+        bool natural = ssd_cuda_natural(c, o->idx[d]);
         if (row == column || !ssd_nest_affine(c->p, o->idx[d], coef) ||
-            coef[row ? g->r : g->c] != 1 || !ssd_cuda_natural(c, o->idx[d]))
+            coef[row ? g->r : g->c] != 1 || (column && !natural))
             return NULL;
-        const char *first = ssd_arena_printf(c->a, "(int)%s.dim[%d] - %s", c->tensor[o->tensor], d,
-                                             ssd_cuda_factor(c, o->idx[d]));
+        const char *index = ssd_cuda_factor(c, o->idx[d]);
+        const char *first =
+            ssd_arena_printf(c->a, "(int)%s.dim[%d] - %s", c->tensor[o->tensor], d, index);
         if (row)
             rows = first;
         else
             columns = first;
+        if (!natural) *above = ssd_arena_printf(c->a, ", -%s", index);
     }
     return ssd_arena_printf(c->a, ", %s, %s", rows, columns);
 }
@@ -273,10 +277,17 @@ static const char *whole(Cuda *c, const TOp *o, const Grid2 *g) {
     const char *row = c->axis[g->r], *column = c->axis[g->c];
     if (!down || !along || c->p->tensors.v[o->tensor].dtype == SSD_I32) return NULL;
     c->axis[g->r] = "row", c->axis[g->c] = "col";
-    const char *limit = limits(c, o, g),
-               *at = ssd_cuda_spot(c, o, ssd_cuda_inside(c, o, 0, 0) ? "place" : "at");
+    const char *above = "", *limit = limits(c, o, g, &above), *at;
+    if (*above) {
+        const char *when = o->when ? ssd_cuda_factor(c, o->when) : "";
+        when = ssd_cuda_present(c, o, g->r, g->c, when);
+        at = ssd_cuda_place(c, o);
+        if (*when) at = ssd_arena_printf(c->a, "%s ? %s : nullptr", when, at);
+    } else {
+        at = ssd_cuda_spot(c, o, ssd_cuda_inside(c, o, 0, 0) ? "place" : "at");
+    }
     c->axis[g->r] = row, c->axis[g->c] = column;
-    return limit ? ssd_arena_printf(c->a, "%s, %s, %s%s", at, down, along, limit) : NULL;
+    return limit ? ssd_arena_printf(c->a, "%s, %s, %s%s%s", at, down, along, limit, above) : NULL;
 }
 bool ssd_cuda_is_whole(Cuda *c, const TOp *o) {
     Grid2 g = grid_of(c, val(c, o->out)->lay.ax[0], val(c, o->out)->lay.ax[1]);
@@ -420,6 +431,7 @@ typedef struct Into { // 16 columns of 16 rows at a time, a step: four words of 
         *step; // the tile's start; this step's block of 64 rows and number in it
     i64 words, steps;
     bool turned, tri;
+    bool strips; // each warp's 16 rows have code of their own, where they end at the diagonal
     u8 dtype;
 } Into;
 
@@ -440,7 +452,7 @@ static const char *edge(Cuda *c, const Into *i, bool last) {
     long long wide = 4 * (long long)i->words;
     const char *rows =
         i->block ? ssd_arena_printf(c->a, "%s * 64 + warp %% 4 * 16", i->block) : "warp % 4 * 16";
-    if (wide == 16 && !i->block) return "warp % 4";
+    if (wide == 16 && !i->block) return i->strips ? "strip" : "warp % 4";
     return ssd_arena_printf(c->a, last ? "(%s + 15) / %lld" : "(%s) / %lld", rows, wide);
 }
 
@@ -472,16 +484,26 @@ static Ex below_diagonal(const Cuda *c, const TOp *o) {
     return same ? x->arg[1] : 0;
 }
 
-// Blocks wholly above the diagonal stay zero; those wholly below it need no comparison.
+// Blocks wholly above the diagonal stay zero; those wholly below it need no comparison. Where a
+// warpgroup makes nothing else, each warp has straight code of its own: all wait for the last one.
 static void into_tile(Cuda *c, const TOp *o, const Grid2 *g) {
     Into i = into_of(c, o, g);
     Ex below = i.tri && i.words == 4 ? below_diagonal(c, o) : 0;
     Operands all = operands(c, o->e2);
     if (below) add_operands(c, below, &all);
     bool hoisted = hoist_rows(c, &all, g), lower = o->tri_row == g->r;
+    i.strips = below && lower && c->m->wgmma && !i.block && !i.turned && g->columns == 64;
     ssd_cuda_line(c, "#pragma unroll");
-    ssd_cuda_open(c, "for (int step = 0; step < %lld; step++)", (long long)(i.steps * g->blocks));
-    if (i.tri)
+    if (i.strips) {
+        ssd_cuda_open(c, "for (int strip = 0; strip < 4; strip++)");
+        ssd_cuda_line(c, "if (warp %% 4 != strip) continue;");
+        ssd_cuda_line(c, "#pragma unroll");
+        ssd_cuda_open(c, "for (int step = 0; step <= strip; step++)");
+    } else {
+        ssd_cuda_open(c, "for (int step = 0; step < %lld; step++)",
+                      (long long)(i.steps * g->blocks));
+    }
+    if (i.tri && !i.strips)
         ssd_cuda_line(c, "if (%s %s %s) continue;", i.step, lower ? ">" : "<", edge(c, &i, lower));
     ssd_cuda_line(c, "u32 words[%lld];", (long long)i.words);
     if (below) {
@@ -492,8 +514,9 @@ static void into_tile(Cuda *c, const TOp *o, const Grid2 *g) {
     }
     compute_words(c, o, o->e2, g, &i);
     if (below) ssd_cuda_close(c);
-    const char *row =
-        i.block ? ssd_arena_printf(c->a, "%s * 64 + warp %% 4 * 16", i.block) : "warp % 4 * 16";
+    const char *row = i.block    ? ssd_arena_printf(c->a, "%s * 64 + warp %% 4 * 16", i.block)
+                      : i.strips ? "strip * 16"
+                                 : "warp % 4 * 16";
     const char *row_piece =
         i.block ? ssd_arena_printf(c->a, "%s * 8 + warp %% 4 * 2", i.block) : "warp % 4 * 2";
     const char *where =
@@ -504,6 +527,7 @@ static void into_tile(Cuda *c, const TOp *o, const Grid2 *g) {
                   (long long)size(c, i.tile->ax[i.tile->n - 2]), i.turned ? "true" : "false", i.at,
                   where);
     ssd_cuda_close(c);
+    if (i.strips) ssd_cuda_close(c);
     if (hoisted) ssd_cuda_close(c);
 }
 

@@ -81,6 +81,12 @@ static const char *origin(Cuda *c, Ex e, u8 row, u8 column) {
         e = x->arg[1 - i];
         break;
     }
+    if (x->kind == EX_FN && x->fn == FN_SUB && !ssd_cuda_ex_has(c, x->arg[1], row) &&
+        !ssd_cuda_ex_has(c, x->arg[1], column)) {
+        const char *from = origin(c, x->arg[0], row, column), *less = ssd_cuda_factor(c, x->arg[1]);
+        return strcmp(from, "0") ? ssd_arena_printf(c->a, "%s - %s", from, less)
+                                 : ssd_arena_printf(c->a, "-%s", less);
+    }
     const char *r = c->axis[row], *k = c->axis[column];
     c->axis[row] = c->axis[column] = "0";
     const char *s = ssd_cuda_ex(c, e);
@@ -98,6 +104,7 @@ static const char *extent(Cuda *c, const TOp *o, u8 axis, u8 other, const char *
         if (!ssd_cuda_ex_has(c, o->idx[d], axis) || ssd_cuda_in_range(c, o, d)) continue;
         if (top || ssd_cuda_ex_has(c, o->idx[d], other)) return NULL;
         if (!ssd_nest_affine(c->p, o->idx[d], coef)) return NULL;
+        const Expr *x = ex(c, o->idx[d]);
         const char *at = origin(c, o->idx[d], axis, other),
                    *dim = ssd_arena_printf(c->a, "(int)%s.dim[%d]", c->tensor[o->tensor], d);
         if (coef[axis] == -1) {
@@ -105,6 +112,9 @@ static const char *extent(Cuda *c, const TOp *o, u8 axis, u8 other, const char *
             bottom = ssd_arena_printf(c->a, "(%s) + 1", at);
         } else if (coef[axis] != 1) {
             return NULL;
+        } else if (x->kind == EX_FN && x->fn == FN_SUB && ex(c, x->arg[0])->kind == EX_AXIS) {
+            top = ssd_cuda_factor(c, x->arg[1]);
+            bottom = ssd_arena_printf(c->a, "%s + %s", dim, top);
         } else if (strcmp(at, "0")) {
             top = ssd_arena_printf(c->a, "-(%s)", at);
             bottom = ssd_arena_printf(c->a, "%s - (%s)", dim, at);
@@ -129,13 +139,7 @@ static const char *part(Cuda *c, const TOp *o, const Move *m) {
     if (cut)
         limit = ssd_arena_printf(c->a, "%s - (%s)", ssd_cuda_factor(c, ex(c, o->when)->arg[1]),
                                  origin(c, ex(c, o->when)->arg[0], row, column));
-    for (int d = 0; d < o->nidx; d++) {
-        const Ex e = o->idx[d];
-        bool along = ssd_cuda_ex_has(c, e, row) || ssd_cuda_ex_has(c, e, column);
-        if (along || ssd_cuda_in_range(c, o, d)) continue;
-        there = ssd_arena_printf(c->a, "%s%s(u32)(%s) < (u64)%s.dim[%d]", there,
-                                 *there ? " && " : "", ssd_cuda_ex(c, e), t, d);
-    }
+    there = ssd_cuda_present(c, o, row, column, there);
     const char *down = ssd_cuda_step(c, o, row), *across = ssd_cuda_step(c, o, column),
                *rows = extent(c, o, row, column, limit), *columns = extent(c, o, column, row, NULL),
                *spot = "";
@@ -157,10 +161,16 @@ static i64 used_columns(Cuda *c, const TOp *o, const Move *m) {
     i64 n = m->size[m->n - 1];
     for (int d = 0; d < o->nidx; d++) {
         const Expr *dim = ex(c, c->p->tensors.v[o->tensor].dim[d]);
-        if (ssd_cuda_ex_has(c, o->idx[d], m->ax[m->n - 1]) && dim->kind == EX_NUM)
+        if (ssd_cuda_ex_has(c, o->idx[d], m->ax[m->n - 1]) && dim->kind == EX_NUM &&
+            ssd_cuda_natural(c, o->idx[d]))
             n = MIN(n, (i64)dim->num);
     }
     return n;
+}
+
+// Do its rows begin before the tensor's, where a piece does?
+static bool shifted(const Cuda *c, const TOp *o) {
+    return o->nidx && !ssd_cuda_natural(c, o->idx[o->nidx - 1]);
 }
 
 // Bytes that rows without gaps can be copied in; 0: bulk copies do that.
@@ -170,7 +180,7 @@ static int expected_unit(Cuda *c, const TOp *o) {
     i64 bytes = row && row->kind == EX_NUM ? (i64)row->num * 2 : 16;
     ArtMap map;
     int dim_of[6], unit = 16;
-    while (bytes % unit) unit /= 2;
+    while (bytes % unit && !shifted(c, o)) unit /= 2;
     return unit == 16 && !o->when && ssd_cuda_map(c, o, &map, dim_of) ? 0 : unit;
 }
 
@@ -199,6 +209,12 @@ static void copy_by_threads(Cuda *c, const TOp *o, const Move *m, const char *od
     }
     const char *whole = part(c, o, m), *how = "";
     bool sends = o->op == TOP_SEND;
+    if (whole && sends && shifted(c, o) && m->leading == 1) {
+        ssd_cuda_line(c, "send_shifted<%lld, %lld, %d>(%s, %s, %s);", (long long)rows,
+                      (long long)columns, ssd_cuda_role_threads(c), m->tile, ssd_cuda_thread(c),
+                      whole);
+        return;
+    }
     if (whole) how = ssd_arena_printf(c->a, ", %d", expected_unit(c, o));
     if (whole && sends)
         how = ssd_arena_printf(

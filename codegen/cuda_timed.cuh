@@ -120,10 +120,11 @@ template <class T> struct Part {
     int top, bottom, left, right;
 
     DEVICE bool dense() const { return across == 1 && left <= 0; }
-    DEVICE int unit() const {  // bytes that all its rows may be moved in
+    DEVICE int pieces() const {  // bytes that all its rows may be moved in, from `first` on
         const u32 odd = ((u32)(u64)first | (u32)down * (u32)sizeof(T)) & 15;
-        return !dense() ? sizeof(T) : odd == 0 ? 16 : odd == 8 ? 8 : odd % 4 == 0 ? 4 : 2;
+        return across != 1 ? sizeof(T) : odd == 0 ? 16 : odd == 8 ? 8 : odd % 4 == 0 ? 4 : 2;
     }
+    DEVICE int unit() const { return left <= 0 ? pieces() : sizeof(T); }
     DEVICE bool has(int row) const { return (u32)(row - top) < (u32)maximum(bottom - top, 0); }
     DEVICE T *at(int row, int column) const { return first + row * down + column * across; }
 };
@@ -337,6 +338,54 @@ template <int rows, int columns, int used, int tiles, int threads, bool own, int
         else send_part<rows, columns, used, threads, own, 2>(tile, thread, p);
     }
 }
+// A tile whose rows begin with, and end with, columns of others: whole pieces of 16 bytes, then what is left at both ends.
+// The role's products are done by then and nothing hides this: as few instructions as can be.
+DEVICE void store_if(bool yes, void *to, uint4 v) {
+    asm volatile(IF(5) "st.global.v4.u32 [%4], {%0,%1,%2,%3}; }" ::"r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w), GLOBAL(to), "r"((int)yes) : "memory");
+}
+DEVICE void store_if(bool yes, void *to, u16 v) {
+    asm volatile(IF(2) "st.global.u16 [%1], %0; }" ::"h"(v), GLOBAL(to), "r"((int)yes) : "memory");
+}
+template <int rows, int columns, int threads, class F> DEVICE void send_shifted(u32 tile, u32 thread, F part_at) {
+    constexpr int wide = columns / 8, pass = threads / wide, ends = 16, few = threads / ends, ahead = 4;
+    static_assert(rows % pass == 0 && pass % 8 == 0 && few % 8 == 0 && rows % (ahead * few) == 0, "steps leave the swizzle as it is");
+    const auto p = part_at(0);
+    const u32 left = maximum(p.left, 0), right = maximum(minimum(p.right, columns), 0);
+    if (p.pieces() < 16 || p.top > 0 || p.bottom < rows) {
+        #pragma unroll 1
+        for (int e = thread; e < rows * columns; e += threads) {
+            const u32 row = e / columns, column = e % columns;
+            const u16 v = *(const u16 *)__cvta_shared_to_generic(piece_at<rows>(tile, row, column / 8) + column % 8 * 2);
+            store_if(p.has(row) && column >= left && column < right, p.at(row, column), v);
+        }
+        return;
+    }
+    {
+        const u32 column = thread % wide * 8, row = thread / wide;
+        const bool whole = column >= left && column + 8 <= right;
+        const uint4 *from = (const uint4 *)__cvta_shared_to_generic(piece_at<rows>(tile, row, column / 8));
+        auto to = p.first + row * p.down + column;
+        uint4 some[rows / pass];
+        #pragma unroll
+        for (int i = 0; i < rows / pass; i++) some[i] = from[i * pass * 8];
+        #pragma unroll
+        for (int i = 0; i < rows / pass; i++, to += pass * p.down) store_if(whole, to, some[i]);
+    }
+    const u32 before = (left + 7) / 8 * 8, behind = right / 8 * 8, end = thread % ends, row = thread / ends;
+    const u32 at = end < 8 ? before - 8 + end : (behind > before ? behind : before) - 8 + end;
+    const bool there = at >= left && at < right;  // none before 0 is
+    const u32 column = there ? at : 0;
+    const u16 *from = (const u16 *)__cvta_shared_to_generic(piece_at<rows>(tile, row, column / 8)) + column % 8;
+    auto to = p.first + row * p.down + column;
+    #pragma unroll 1
+    for (int block = 0; block < rows * 64; block += ahead * few * 64) {
+        u16 some[ahead];
+        #pragma unroll
+        for (int i = 0; i < ahead; i++) some[i] = from[block + i * few * 64];
+        #pragma unroll
+        for (int i = 0; i < ahead; i++, to += few * p.down) store_if(there, to, some[i]);
+    }
+}
 // The same where a tile's elements lie anyhow: at(row, column) is where, null: nowhere. Rows of all tiles that follow
 // each other are counted on.
 DEVICE u32 bits_of(const float *p) { return p ? __float_as_uint(*p) : 0; }
@@ -502,7 +551,7 @@ template <int n> DEVICE void hold(float *d) {
     for (int i = 0; i < n; i++) asm volatile("" : "+f"(d[i]));
 }
 // All words of a tile from and to a tensor: `at` is where this thread's first element lies, null: nowhere; of its rows
-// and columns from there on so many are in the tensor.
+// and columns from there on so many are in the tensor, the first `above` rows are not.
 enum { MANY = 1 << 30 };
 template <class T> DEVICE bool paired(const T *at, i64 row_step, i64 column_step, int columns) {
     return column_step == 1 && row_step % 2 == 0 && (u64)at % (2 * sizeof(T)) == 0 && columns % 2 == 0;
@@ -515,13 +564,13 @@ template <class T> DEVICE T *step_on(T *p, i64 by) {
 }
 // Gives use(e, value) the words of a tile, one after the other, as they come.
 template <int words, int blocks, class T, class F>
-DEVICE void each_pair(F use, T *at, i64 row_step, i64 column_step, int rows = MANY, int columns = MANY) {
+DEVICE void each_pair(F use, T *at, i64 row_step, i64 column_step, int rows = MANY, int columns = MANY, int above = 0) {
     const bool two = paired(at, row_step, column_step, columns);
     #pragma unroll
     for (int i = 0; i < 2 * blocks; i++) {
         const int r = i / 2 * 64 + i % 2 * 8, first = i / 2 * words + i % 2;
         T *row = at + r * row_step;
-        if (!at || r >= rows) {
+        if (!at || r >= rows || r < above) {
             #pragma unroll
             for (int j = 0; j < words / 2; j++) use(first + 2 * j, make_float2(0, 0));
         } else if (two) {
@@ -535,19 +584,19 @@ DEVICE void each_pair(F use, T *at, i64 row_step, i64 column_step, int rows = MA
     }
 }
 template <int words, int blocks, class T>
-DEVICE void load_pairs(float *d, T *at, i64 row_step, i64 column_step, int rows = MANY, int columns = MANY) {
-    each_pair<words, blocks>([&](int e, float2 value) { d[2 * e] = value.x, d[2 * e + 1] = value.y; }, at, row_step, column_step, rows, columns);
+DEVICE void load_pairs(float *d, T *at, i64 row_step, i64 column_step, int rows = MANY, int columns = MANY, int above = 0) {
+    each_pair<words, blocks>([&](int e, float2 value) { d[2 * e] = value.x, d[2 * e + 1] = value.y; }, at, row_step, column_step, rows, columns, above);
     hold<2 * words * blocks>(d);  // converted, not to be converted later
 }
 template <int words, int blocks, class T>
-DEVICE void store_pairs(const float *d, T *at, i64 row_step, i64 column_step, int rows = MANY, int columns = MANY) {
+DEVICE void store_pairs(const float *d, T *at, i64 row_step, i64 column_step, int rows = MANY, int columns = MANY, int above = 0) {
     const bool two = paired(at, row_step, column_step, columns);
     #pragma unroll
     for (int i = 0; i < 2 * blocks; i++) {
         const int r = i / 2 * 64 + i % 2 * 8;
         T *row = at + r * row_step;
         const float *v = d + i / 2 * (2 * words) + i % 2 * 2;
-        if (!at || r >= rows) continue;
+        if (!at || r >= rows || r < above) continue;
         if (two) {
             #pragma unroll
             for (int j = 0; j < words / 2; j++)

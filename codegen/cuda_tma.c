@@ -9,6 +9,11 @@
 // @sw128 goes panel by panel, a tile @row whole. At run time the map may still be impossible
 // (strides that are no multiples of 16 bytes), or the tile may be cut (the end of a sequence among
 // others): then the role's threads copy.
+//
+// Rows that begin anywhere, h*33, of a tensor whose tokens are whole pieces apart, are seen as one
+// long row of all heads; a box then starts at the multiple of 8 before them:
+//
+//     fetch x_ <- x[b, c*64+j, h, p-h*33%8] loose    box 64 0 64 1, from h*33 - h*33%8 on
 #include "cuda_emit.h"
 
 #include <math.h>
@@ -114,6 +119,11 @@ const char *ssd_cuda_whole(Cuda *c, const TOp *o) {
     return s;
 }
 
+// The dimensions before the last that lie along the rows of a loose fetch.
+static int along(const Cuda *c, const TOp *o) {
+    return o->flags & TF_LOOSE ? ssd_timed_along(c->p, o->tensor) : 0;
+}
+
 bool ssd_cuda_map(Cuda *c, const TOp *o, ArtMap *out, int dim_of[6]) {
     CudaView v = moved(c, o);
     u8 dtype = c->p->tensors.v[o->tensor].dtype;
@@ -121,10 +131,11 @@ bool ssd_cuda_map(Cuda *c, const TOp *o, ArtMap *out, int dim_of[6]) {
     *out = (ArtMap){.take = o->tensor, .rank = o->nidx};
     if (!c->m->wgmma || o->nidx < 1 || o->nidx > ART_MAP_RANK) return false;
     if (dtype != val(c, v.base)->dtype || dtype == SSD_I32) return false;
-    for (int d = 0; d < o->nidx; d++) out->box[d] = 1;
+    const int dims = along(c, o);
+    for (int d = 0; d < o->nidx; d++) out->box[d] = d == 0 || d > dims;
     if (!dimensions(c, o, &v, dim_of)) return false;
-    if (divisor(c, o->idx[o->nidx - 1], &v) * (i64)ssd_dtype_size((ssd_dtype)dtype) % 16)
-        return false;
+    i64 start = divisor(c, o->idx[o->nidx - 1], &v) * (i64)ssd_dtype_size((ssd_dtype)dtype);
+    if (!dims && start % 16) return false;
     for (int i = 0; i < v.n; i++)
         if (o->when && ssd_cuda_ex_has(c, o->when, v.ax[i]) && !ssd_cuda_cut(c, o, v.ax[i]))
             return false;
@@ -149,6 +160,10 @@ static const char *start(Cuda *c, Ex e, const CudaView *v, int boxed) {
         const char *l = start(c, x->arg[0], v, boxed), *r = start(c, x->arg[1], v, boxed);
         return !l ? r : !r ? l : ssd_arena_printf(c->a, "%s + %s", l, r);
     }
+    if (x->kind == EX_FN && x->fn == FN_SUB) {
+        const char *l = start(c, x->arg[0], v, boxed), *r = ssd_cuda_factor(c, x->arg[1]);
+        return ssd_arena_printf(c->a, "%s%s-%s%s", l ? l : "", l ? " " : "", l ? " " : "", r);
+    }
     const char *kept[6];
     for (int i = boxed; i < v->n; i++) kept[i] = c->axis[v->ax[i]], c->axis[v->ax[i]] = "0";
     const char *s = ssd_cuda_ex(c, e);
@@ -156,15 +171,31 @@ static const char *start(Cuda *c, Ex e, const CudaView *v, int boxed) {
     return s;
 }
 
+// Where a box begins in rows that so many dimensions before the last lie along.
+static const char *along_rows(Cuda *c, const TOp *o, const char *last, int dims) {
+    i64 n = 1;
+    for (int d = o->nidx - 1; dims > 0; d--, dims--) {
+        n *= (i64)c->p->exs.v[c->p->tensors.v[o->tensor].dim[d]].num;
+        const char *rows =
+            ssd_arena_printf(c->a, "%s*%lld", ssd_cuda_factor(c, o->idx[d - 1]), (long long)n);
+        last = !last          ? rows
+               : *last == '-' ? ssd_arena_printf(c->a, "%s - %s", rows, last + 1)
+                              : ssd_arena_printf(c->a, "%s + %s", rows, last);
+    }
+    return last;
+}
+
 const char *ssd_cuda_coords(Cuda *c, const TOp *o, const int dim_of[6], int panel) {
     CudaView v = moved(c, o);
     int boxed = val(c, v.base)->lay.space == SP_SW128 ? v.n - 2 : 0; // axes before: one box each
     const char *all = "";
-    for (int d = o->nidx - 1; d >= 0; d--) {
+    const int last = o->nidx - 1, dims = along(c, o);
+    for (int d = last; d >= 0; d -= d == last ? 1 + dims : 1) {
         const char *s = start(c, o->idx[d], &v, boxed);
         if (panel && d == dim_of[v.n - 1])
             s = s ? ssd_arena_printf(c->a, "%s + %d", s, panel * PANEL)
                   : ssd_arena_printf(c->a, "%d", panel * PANEL);
+        if (d == last) s = along_rows(c, o, s, dims);
         all = ssd_arena_printf(c->a, "%s, %s", all, s ? s : "0");
     }
     return all + 2;

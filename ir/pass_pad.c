@@ -13,19 +13,21 @@
 //
 // Bulk copies take rows of whole pieces; lanes that copy others keep a kernel waiting. The price is
 // to read and write the tensor once more. On an H100 that is won back, with rows of an odd number
-// of elements, when heads share them; with others, when many do.
+// of elements, when heads share them or they are long (unless `role` can shift them, which costs
+// nothing); with others, when many do.
 //
 // Needs: T0 after scale. Keeps: every number, bit for bit.
 #include "nest.h"
 #include "pass.h"
 #include "role.h"
 
-enum { PIECE = 8, MANY = 32 }; // elements of 16 bits; readers of a row
+enum { PIECE = 8, MANY = 32, LONG = 64 }; // elements of 16 bits; readers of a row; its elements
 
 typedef struct Pad {
     Prog *p;
-    u16 *copy; // by tensor: its copy in workspace, 0: none
-    int *rows; // by tensor: the dimension that tiles' rows run along
+    u16 *copy;  // by tensor: its copy in workspace, 0: none
+    int *rows;  // by tensor: the dimension that tiles' rows run along
+    u8 shifted; // axis that `role` shifts in the kernel at hand, 0: none
 } Pad;
 
 static const Expr *ex(const Pad *s, Ex e) { return &s->p->exs.v[e]; }
@@ -53,9 +55,12 @@ static Reads reads(const Pad *s, const TKernel *k, const TOp *load) {
 
 static bool worth(const Pad *s, const TKernel *k, const TOp *load) {
     const TTensor *t = &s->p->tensors.v[load->tensor];
-    bool odd = (i64)ex(s, t->dim[t->rank - 1])->num % 2 != 0;
+    i64 row = (i64)ex(s, t->dim[t->rank - 1])->num;
     Reads r = reads(s, k, load);
-    return odd ? r.readers >= r.rows : r.readers >= MANY;
+    if (row % 2 == 0) return r.readers >= MANY;
+    bool shifts = s->shifted && ex(s, load->idx[load->nidx - 1])->axis == s->shifted &&
+                  ssd_role_shift(s->p, load);
+    return r.readers >= r.rows || (row > LONG && !shifts);
 }
 
 // The dimension that the tile's rows run along, with all of the last one beside it; -1: another
@@ -113,37 +118,46 @@ static bool alike(const Pad *s, u16 x, u16 y) {
            !memcmp(a->dim, b->dim, sizeof *a->dim * (size_t)a->rank);
 }
 
-static void copy_tensor(const Pad *s, TB *b, u16 tensor, Ex idx[8], Ex there) {
+static u8 axis(Prog *p, const char *name, i64 size) {
+    return ssd_prog_axis(p, ssd_arena_printf(p->arena, "%s%lld", name, (long long)size), size);
+}
+
+// What is behind a row is out of range, and reads 0.
+static void copy_tensor(const Pad *s, TB *b, u16 tensor, Ex idx[8]) {
     const TTensor *t = &s->p->tensors.v[tensor];
     const char *name = ssd_arena_printf(s->p->arena, "%s_", t->name);
     int rank = t->rank;
-    Val v = ssd_tile_load(b, name, (ssd_dtype)t->dtype, tensor, idx, rank, there);
+    Val v = ssd_tile_load(b, name, (ssd_dtype)t->dtype, tensor, idx, rank, 0);
     ssd_tile_store(b, s->copy[tensor], idx, rank, ssd_ex_val(s->p, v), 0);
 }
 
+// Rows of one index beside each other in memory are copied by one block, some AT_ONCE elements.
 static TKernel copier(Pad *s, u16 first, u32 n, int number) {
-    enum { ROWS = 64 };
+    enum { ROWS_MOST = 64, AT_ONCE = 8192 };
     Prog *p = s->p;
     TTensor t = p->tensors.v[first], pad = p->tensors.v[s->copy[first]];
     TKernel k = {.name = number ? ssd_arena_printf(p->arena, "pad%d", number) : "pad"};
-    i64 have = (i64)ex(s, t.dim[t.rank - 1])->num, all = (i64)ex(s, pad.dim[t.rank - 1])->num;
-    u8 row = ssd_prog_axis(p, "j64", ROWS),
-       column = ssd_prog_axis(p, ssd_arena_printf(p->arena, "n%lld", (long long)all), all);
-    Ex idx[8], there = ssd_ex_fn(p, FN_LT, ssd_ex_axis(p, column), ssd_ex_int(p, have), 0);
+    i64 all = (i64)ex(s, pad.dim[t.rank - 1])->num, beside = all, rows = ROWS_MOST;
+    Ex idx[8];
     for (int d = 0; d + 1 < t.rank; d++) {
-        bool rows = d == s->rows[first];
-        Ex size = rows ? ssd_ex_fn(p, FN_CDIV, t.dim[d], ssd_ex_int(p, ROWS), 0) : t.dim[d];
-        Val v = ssd_prog_grid(p, &k, rows ? "c" : "u", size);
-        idx[d] = ssd_ex_val(p, v);
-        if (!rows) continue;
-        Ex begin = ssd_ex_fn(p, FN_MUL, idx[d], ssd_ex_int(p, ROWS), 0);
-        idx[d] = ssd_ex_fn(p, FN_ADD, begin, ssd_ex_axis(p, row), 0);
+        i64 size =
+            d > s->rows[first] && ex(s, t.dim[d])->kind == EX_NUM ? (i64)ex(s, t.dim[d])->num : 0;
+        if (size)
+            idx[d] = ssd_ex_axis(p, axis(p, ssd_arena_printf(p->arena, "%c", "stuvwxyz"[d]), size)),
+            beside *= size;
+        else if (d != s->rows[first])
+            idx[d] = ssd_ex_val(p, ssd_prog_grid(p, &k, "u", t.dim[d]));
     }
-    idx[t.rank - 1] = ssd_ex_axis(p, column);
+    while (rows > 1 && rows * beside > AT_ONCE) rows /= 2;
+    Ex size = ssd_ex_fn(p, FN_CDIV, t.dim[s->rows[first]], ssd_ex_int(p, rows), 0);
+    Ex begin = ssd_ex_val(p, ssd_prog_grid(p, &k, "c", size));
+    begin = ssd_ex_fn(p, FN_MUL, begin, ssd_ex_int(p, rows), 0);
+    idx[s->rows[first]] = ssd_ex_fn(p, FN_ADD, begin, ssd_ex_axis(p, axis(p, "j", rows)), 0);
+    idx[t.rank - 1] = ssd_ex_axis(p, axis(p, "n", all));
     TB b = {p, &k.body};
     for (u16 i = first; i < n; i++) {
         if (i != first && (!s->copy[i] || !alike(s, first, i))) continue;
-        copy_tensor(s, &b, i, idx, there);
+        copy_tensor(s, &b, i, idx);
         if (i != first) s->copy[i] = 0;
     }
     s->copy[first] = 0;
@@ -157,7 +171,7 @@ bool ssd_pass_pad(Unit *u) {
     Pad s = {.p = p, .copy = NEWN(p->arena, u16, n), .rows = NEWN(p->arena, int, n)};
     bool changed = false;
     for (u32 k = 0; k < p->kernels.n; k++)
-        if (ssd_role_takes(u, &p->kernels.v[k]))
+        if (ssd_role_takes(u, &p->kernels.v[k], &s.shifted))
             changed |= loads(&s, &p->kernels.v[k], &p->kernels.v[k].body);
     int made = 0;
     for (u16 i = 1; i < n; i++) {

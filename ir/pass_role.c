@@ -45,6 +45,25 @@ bool ssd_role_ragged(const Prog *p, const TOp *load) {
     return !row || row->kind != EX_NUM || (i64)row->num % whole;
 }
 
+enum { PIECE = 8 }; // of 16-bit elements in 16 bytes
+
+Ex ssd_role_shift(Prog *p, const TOp *access) {
+    const TTensor *t = &p->tensors.v[access->tensor];
+    int dims = ssd_timed_along(p, access->tensor);
+    u8 ax[8];
+    Ex at = ssd_ex_int(p, 0);
+    i64 n = 1;
+    if (ssd_dtype_size((ssd_dtype)t->dtype) != 2) return 0;
+    for (int d = t->rank - 1; d >= t->rank - 1 - dims; d--) {
+        bool last = d == t->rank - 1;
+        if (!last && ssd_ex_axes(p, access->idx[d], ax)) return 0;
+        Ex start = last ? 0 : ssd_ex_fn(p, FN_MUL, access->idx[d], ssd_ex_int(p, n), 0);
+        at = last ? at : ssd_ex_fn(p, FN_ADD, at, start, 0);
+        n *= (i64)p->exs.v[t->dim[d]].num;
+    }
+    return dims ? ssd_ex_fn(p, FN_MOD, at, ssd_ex_int(p, PIECE), 0) : 0;
+}
+
 // Products take the 16-bit numbers that tiles are made of; of both kinds bf16, which none is too
 // large for.
 static void find_half(Timer *t) {
@@ -89,11 +108,13 @@ bool ssd_role_one_group(const Timer *t, Ex e) {
     return n && (all || n % t->copies == 0);
 }
 
+bool ssd_role_straddles(const Timer *t) { return t->copies > 1 && t->blocks % t->copies; }
+
 bool ssd_role_ex_own(const Timer *t, Ex e) {
     if (!e) return false;
     const Expr *x = ex(t, e);
     switch ((ExKind)x->kind) {
-    case EX_VAL: return x->val == t->head ? t->copies > 1 && t->blocks == 1 : fact(t, x->val)->own;
+    case EX_VAL: return x->val == t->head ? ssd_role_straddles(t) : fact(t, x->val)->own;
     case EX_AXIS: return x->axis == t->value && t->copies > 1 && t->blocks > 1;
     case EX_LOAD:
         for (int i = 0; i < x->nidx; i++)
@@ -246,6 +267,53 @@ static bool classify(Timer *t, TOp *o) {
         return o->op == TOP_MAP && !blurred(t, o->e, false);
     default: return false;
     }
+}
+
+// --- Where values begin -------------------------------------------------------------------------
+static bool names(const Prog *p, Ex e, u8 axis) {
+    const Expr *x = &p->exs.v[e];
+    if (!e) return false;
+    if (x->kind == EX_AXIS) return x->axis == axis;
+    for (int i = 0; i < x->nidx; i++)
+        if (names(p, x->idx[i], axis)) return true;
+    for (int i = 0; x->kind == EX_FN && i < ssd_fns[x->fn].arity; i++)
+        if (names(p, x->arg[i], axis)) return true;
+    return false;
+}
+
+// Is the value an index and nothing else, of tiles whose rows it runs along?
+static bool only_index(const Timer *t, const TBlock *b) {
+    for (const TOp *o = b->first; o; o = o->next) {
+        int axes = o->out ? val(t, o->out)->naxes : 2;
+        if (names(t->p, o->e, t->value) || names(t->p, o->e2, t->value) ||
+            names(t->p, o->when, t->value) || memchr(o->ax, t->value, sizeof o->ax))
+            return false;
+        for (int d = 0; d < o->nidx; d++)
+            if (names(t->p, o->idx[d], t->value) &&
+                (ex(t, o->idx[d])->kind != EX_AXIS || axes != 2))
+                return false;
+        if (!only_index(t, &o->body)) return false;
+    }
+    return true;
+}
+
+// Bulk copies start at multiples of 16 bytes. Rows that begin elsewhere are taken from the piece on
+// that they begin in: a block's first values are the ones before the head's own, which nothing
+// contracts and nothing keeps. The first head has none, so nothing in front of the tensor is read.
+static void find_shift(Timer *t) {
+    if (!t->wgmma || !only_index(t, &t->k->body)) return;
+    for (const TOp *o = t->loop->body.first; o && !t->shift; o = o->next) {
+        if (o->op == TOP_LOAD && ssd_role_narrow(t, o) && val(t, o->out)->naxes == 2 &&
+            names(t->p, o->idx[o->nidx - 1], t->value))
+            t->shift = ssd_role_shift(t->p, o);
+    }
+}
+
+// Blocks of 64 values that a head takes, those before its own included.
+static int blocks_of(const Timer *t) {
+    i64 values = size(t, t->value), step = PIECE;
+    while (t->shift && values % step) step /= 2; // heads begin at multiples of it
+    return (int)((values + (t->shift ? PIECE - step : 0) + 63) / 64);
 }
 
 // The products that join a carry-free operand to the carry's cone keep their output there.
@@ -523,14 +591,25 @@ static bool in_range(const Timer *t) {
     return true;
 }
 
+// Do all heads of a block read the same tiles, but for those with values?
+static bool shares(const Timer *t) {
+    for (const TOp *o = t->loop->body.first; o; o = o->next)
+        if (o->op == TOP_LOAD && val(t, o->out)->naxes == 2 && !has(val(t, o->out), t->value) &&
+            t->fact[o->out].own)
+            return false;
+    return true;
+}
+
 static bool analyse(Timer *t) {
     t->loop = find_loop(t->k);
     if (!t->loop || !find_shape(t)) return false;
     find_half(t);
     find_head(t);
-    i64 values = size(t, t->value);
-    t->blocks = (int)((values + 63) / 64);
-    if (t->copies > 1 && t->blocks > 1 && t->blocks % 2) t->blocks++;
+    find_shift(t);
+    t->blocks = blocks_of(t);
+    bool odd = t->blocks > 1 && ssd_role_straddles(t);
+    if (t->even && !odd) return false; // the same again
+    if (odd && (t->even || !t->head)) t->blocks += t->copies - t->blocks % t->copies;
     if (!t->head && t->copies > 1 && t->blocks == 1) t->copies = 1;
     outside(t);
     for (int i = 0; i < t->loop->ncarry; i++) {
@@ -547,6 +626,7 @@ static bool analyse(Timer *t) {
     for (TOp *o = t->loop->body.first; o; o = o->next)
         if (o->op == TOP_MMA && fact(t, o->out)->cone == CONE_HEAD) vec_push(t->a, &t->mma, o);
     find_stays(t);
+    if (t->blocks > 1 && ssd_role_straddles(t) && !shares(t)) return false;
     return in_range(t) && orient(t) && note_layouts(t) && sizes_fit(t) && other_axes(t);
 }
 
@@ -573,22 +653,26 @@ static int most_copies(const Unit *u) {
 // where registers allow it or it was asked for, else with those in `heads`, which is slower. Where
 // nothing fits, a few tiles in local memory are better than all of them in shared memory, as
 // kernels without roles have them. out NULL: only whether it has the shape.
-static bool role_kernel(Unit *u, const TKernel *k, TKernel *out) {
+static bool role_kernel(Unit *u, const TKernel *k, TKernel *out, u8 *out_shifted) {
     static const int lack[] = {0, 32, 64};
     int asked = u->schedule.roles;
     for (u32 i = 0; i < (out ? COUNTOF(lack) : 1); i++)
         for (int joined = asked == 2; joined <= (asked != 1); joined++)
-            for (int copies = joined ? 1 : most_copies(u); copies > 0; copies--) {
-                Timer t = timer(u, k, copies, joined);
-                t.lack = lack[i];
-                if (analyse(&t) && (!out || ssd_role_build(&t, out))) return true;
-            }
+            for (int copies = joined ? 1 : most_copies(u); copies > 0; copies--)
+                for (int even = 0; even < copies; even++) {
+                    Timer t = timer(u, k, copies, joined);
+                    t.lack = lack[i];
+                    t.even = even;
+                    if (!analyse(&t) || (out && !ssd_role_build(&t, out))) continue;
+                    if (out_shifted) *out_shifted = t.shift ? t.value : 0;
+                    return true;
+                }
     return false;
 }
 
-bool ssd_role_takes(Unit *u, const TKernel *k) {
+bool ssd_role_takes(Unit *u, const TKernel *k, u8 *out_shifted) {
     if (!u->machine->gpu || u->prog->matmul || u->schedule.roles == 0) return false;
-    return role_kernel(u, k, NULL);
+    return role_kernel(u, k, NULL, out_shifted);
 }
 
 bool ssd_pass_role(Unit *u) {
@@ -597,7 +681,7 @@ bool ssd_pass_role(Unit *u) {
     if (!u->machine->gpu || p->matmul || u->schedule.roles == 0) return false;
     for (u32 k = 0; k < p->kernels.n; k++) {
         TKernel made, from = p->kernels.v[k];
-        if (!role_kernel(u, &from, &made)) continue;
+        if (!role_kernel(u, &from, &made, NULL)) continue;
         p->kernels.v[k] = made;
         p->stratum = 2;
         changed = true;

@@ -262,7 +262,7 @@ bool ssd_pass_scale(Unit *u) {
         TBlock before = copy(p->arena, &t->body);
         s.changed = false;
         block(&s, &t->body);
-        if (s.changed && !ssd_role_takes(u, t)) t->body = before, s.changed = false;
+        if (s.changed && !ssd_role_takes(u, t, NULL)) t->body = before, s.changed = false;
         changed |= s.changed;
     }
     if (changed) ssd_tile_dce(p);

@@ -48,6 +48,7 @@ typedef struct Timer {
     Val head;        // T0 grid variable of the heads, 0: none
     int copies;      // of `heads`
     int blocks;      // pieces of 64 values a head has
+    bool even;       // made up to a multiple of `copies`: those of a block are of one head
     Val carry;       // the tile
     VEC(TOp *) mma;  // of `heads`, in text order
     u32 turned;      // bit m: product m has its second operand's free axis as rows
@@ -55,15 +56,23 @@ typedef struct Timer {
     int lack;    // registers that a thread may be short of
     bool joined; // `heads` forms the scores: fewer warps, more registers for each
     u8 half;     // dtype of the operands of its products: that of the tiles loaded
+    Ex shift;    // of others' values a head's first block begins with so many; 0: none
 } Timer;
 
-bool ssd_role_takes(Unit *u, const TKernel *k); // would `role` try it?
+// Would `role` try it? *out_shifted, unless that is NULL: the axis whose blocks would begin where a
+// piece does, 0: none.
+bool ssd_role_takes(Unit *u, const TKernel *k, u8 *out_shifted);
 // Writes the kernel as roles and rings. False when a thing it needs does not fit together.
 bool ssd_role_build(Timer *t, TKernel *out);
 
 Val ssd_role_origin(const Timer *t, Val v);           // through renames
 bool ssd_role_ragged(const Prog *p, const TOp *load); // are its rows not of whole 16-byte pieces?
+// Of an access to rows that begin anywhere, in a tensor where those of all heads together are of
+// whole pieces: how many elements of others the piece holds that a row begins in. 0: no such
+// access.
+Ex ssd_role_shift(Prog *p, const TOp *access);
 bool ssd_role_one_group(const Timer *t, Ex e); // `head // n`, the same for all heads of a block
+bool ssd_role_straddles(const Timer *t); // are a block's copies of different heads, or may they be?
 bool ssd_role_ex_own(const Timer *t, Ex e);
 u8 ssd_role_free_axis(const Timer *t, const TOp *mma,
                       int which);                      // of operand a (0) or b (1); 0: not one

@@ -620,6 +620,13 @@ static Ex number(Role *r, int i) {
     return b->exported[i].f ? fn(b, FN_MUL, w, ssd_role_tx(r, b->exported[i].f)) : w;
 }
 
+// Does a load, as blocks of values begin now, start at whole pieces?
+static bool starts_whole(const Build *b, const TOp *load) {
+    const Expr *last = load->nidx ? ex(b, load->idx[load->nidx - 1]) : NULL;
+    return b->t->shift && last && last->kind == EX_AXIS && last->axis == b->t->value &&
+           ssd_role_shift(b->p, load) == b->t->shift;
+}
+
 static void fetch(Role *r, Val slot_val, const TOp *load, bool own, u8 word) {
     Build *b = r->b;
     TOp *o = ssd_role_access(r, TOP_FETCH, load);
@@ -628,6 +635,7 @@ static void fetch(Role *r, Val slot_val, const TOp *load, bool own, u8 word) {
         *last = fn(b, FN_ADD, ssd_role_word_start(b, *last, word), ssd_ex_axis(b->p, word));
     }
     o->a = slot_val;
+    if (starts_whole(b, load)) o->flags |= TF_LOOSE;
     if (own && !word) {
         o->ax[0] = b->copy_axis;
         o->e = r->rho;
@@ -642,7 +650,7 @@ static bool by_lanes(const Build *b, const TOp *load) {
         i64 coef[256] = {0};
         if (ssd_nest_affine(b->p, load->idx[d], coef) && coef[b->t->j] < 0) return true;
     }
-    return ssd_role_ragged(b->p, load);
+    return ssd_role_ragged(b->p, load) && !starts_whole(b, load);
 }
 // Where the roles that load have other ragged rows to copy, the lanes of each copy's vec copy what
 // that copy of the heads has for itself.

@@ -233,29 +233,26 @@ Val ssd_role_exported(Build *b, Number kind, Ex e, Ex f, Val v, const char *name
 // --- Expressions --------------------------------------------------------------------------------
 
 // Heads: z = unit*copies + rho counts pieces of 64 values; head z//blocks, piece z%blocks.
-static Ex head_of(Role *r) {
-    Build *b = r->b;
-    Timer *t = b->t;
+static Ex count_of(Build *b, Ex rho) {
     Ex u = ssd_ex_val(b->p, b->unit);
-    if (t->blocks == 1) return fn(b, FN_ADD, fn(b, FN_MUL, u, num(b, t->copies)), r->rho);
-    return fn(b, FN_FDIV, u, num(b, t->blocks / t->copies));
+    return fn(b, FN_ADD, fn(b, FN_MUL, u, num(b, b->t->copies)), rho);
 }
-static Ex first_head(Build *b) {
+static Ex rest(Build *b, Ex e, int n) {
+    return fn(b, FN_SUB, e, fn(b, FN_MUL, fn(b, FN_FDIV, e, num(b, n)), num(b, n)));
+}
+static Ex head_of(Build *b, Ex rho) {
     Timer *t = b->t;
-    Ex u = ssd_ex_val(b->p, b->unit);
-    return t->blocks == 1 ? fn(b, FN_MUL, u, num(b, t->copies))
-                          : fn(b, FN_FDIV, u, num(b, t->blocks / t->copies));
+    if (ssd_role_straddles(t)) return fn(b, FN_FDIV, count_of(b, rho), num(b, t->blocks));
+    return fn(b, FN_FDIV, ssd_ex_val(b->p, b->unit), num(b, t->blocks / t->copies));
 }
 static Ex piece_of(Role *r) {
     Build *b = r->b;
     Timer *t = b->t;
     if (t->blocks == 1) return num(b, 0);
+    if (ssd_role_straddles(t)) return rest(b, count_of(b, r->rho), t->blocks);
     int per = t->blocks / t->copies;
-    Ex u = ssd_ex_val(b->p, b->unit), at = num(b, 0);
-    if (per > 1)
-        at = fn(b, FN_MUL,
-                fn(b, FN_SUB, u, fn(b, FN_MUL, fn(b, FN_FDIV, u, num(b, per)), num(b, per))),
-                num(b, t->copies));
+    Ex u = ssd_ex_val(b->p, b->unit),
+       at = per > 1 ? fn(b, FN_MUL, rest(b, u, per), num(b, t->copies)) : num(b, 0);
     return fn(b, FN_ADD, at, r->rho);
 }
 
@@ -316,7 +313,8 @@ Ex ssd_role_tx(Role *r, Ex e) {
     case EX_AXIS: {
         Ex a = ssd_ex_axis(b->p, axis(b, x.axis));
         if (x.axis != b->t->value) return a;
-        return fn(b, FN_ADD, fn(b, FN_MUL, piece_of(r), num(b, 64)), a);
+        a = fn(b, FN_ADD, fn(b, FN_MUL, piece_of(r), num(b, 64)), a);
+        return b->t->shift ? fn(b, FN_SUB, a, ssd_role_tx(r, b->t->shift)) : a;
     }
     case EX_LOAD: {
         Ex idx[8];
@@ -324,7 +322,7 @@ Ex ssd_role_tx(Role *r, Ex e) {
         return ssd_ex_load(b->p, x.tensor, idx, x.nidx);
     }
     case EX_VAL: {
-        if (x.val == b->t->head) return head_of(r);
+        if (x.val == b->t->head) return head_of(b, r->rho);
         for (int i = 0; i < b->t->k->ngrid; i++)
             if (b->t->k->grid[i].var == x.val) return ssd_ex_val(b->p, b->grid_of[i]);
         Fact *f = fact(b, x.val);
@@ -345,7 +343,7 @@ Ex ssd_role_tx(Role *r, Ex e) {
         ssd_role_over(b, e, &o);
         if (r->kind != VEC && x.dtype != SSD_BOOL && o.row && !o.tile && !o.feature && o.i != o.j)
             return row_of(r, e, o.i);
-        if (ssd_role_one_group(b->t, e)) return fn(b, FN_FDIV, first_head(b), x.arg[1]);
+        if (ssd_role_one_group(b->t, e)) return fn(b, FN_FDIV, head_of(b, num(b, 0)), x.arg[1]);
         Ex arg[3] = {0};
         for (int i = 0; i < 3 && x.arg[i]; i++) arg[i] = ssd_role_tx(r, x.arg[i]);
         return ssd_ex_fn(b->p, (FnCode)x.fn, arg[0], arg[1], arg[2]);
@@ -424,9 +422,8 @@ static Val get_vec(Role *r, Val v, const Fact *f) { // in the role vec
         Val s = b->fetched[n].slot;
         u8 word = b->fetched[n].word;
         if (word) {
-            Ex first = word_of(b, d),
-               at = fn(b, FN_SUB, first, ssd_role_word_start(b, first, word));
-            if (b->fetched[n].own) at = fn(b, FN_ADD, at, r->rho);
+            Ex first = word_of(b, d), own = ssd_role_tx(r, d->idx[d->nidx - 1]),
+               at = fn(b, FN_SUB, own, ssd_role_word_start(b, first, word));
             Val row = ssd_role_tile(b, t.name, val(b, s)->dtype, ax, 1, SP_ROW, 0);
             TOp *o = ssd_role_emit(r, TOP_AT, row);
             o->a = s;

@@ -100,7 +100,8 @@ typedef enum {
     TF_MAX = 4,
     TF_HALVES = 8,
     TF_INPLACE = 16,
-    TF_ASYNC = 32 // T2: an mma whose result is there after its `wait`
+    TF_ASYNC = 32, // T2: an mma whose result is there after its `wait`
+    TF_LOOSE = 64  // T2: a fetch of rows beside whose ends anything may lie
 } TFlags;
 
 typedef struct TBlock {

@@ -659,6 +659,7 @@ static bool timed_op(Parser *r, TB *b) {
         want(r, "<"), want(r, "-");
         away(r, o);
         o->when = when(r);
+        if (take(r, "loose")) o->flags |= TF_LOOSE;
         break;
     case TOP_SEND:
         away(r, o);

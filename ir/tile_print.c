@@ -271,6 +271,7 @@ static void timed(Printer *w, const TOp *o) {
         ssd_text_printf(t, " <- ");
         indices(w, o->tensor, o->idx, o->nidx);
         when(w, o);
+        if (o->flags & TF_LOOSE) ssd_text_printf(t, " loose");
         return;
     }
     if (o->tri_row) ssd_text_printf(t, " tri %s %s", axis(w, o->tri_row), axis(w, o->tri_col));

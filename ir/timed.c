@@ -178,6 +178,18 @@ static i64 alignment(const Prog *p, Val tile) {
     return p->vals.v[tile].lay.space == SP_SW128 ? SW128_ALIGN : ROW_ALIGN;
 }
 
+int ssd_timed_along(const Prog *p, u16 tensor) {
+    const TTensor *t = &p->tensors.v[tensor];
+    i64 bytes = (i64)ssd_dtype_size((ssd_dtype)t->dtype);
+    for (int dims = 0; dims < t->rank; dims++) {
+        const Expr *n = &p->exs.v[t->dim[t->rank - 1 - dims]];
+        if (n->kind != EX_NUM) return 0;
+        bytes = bytes * (i64)n->num % 16;
+        if (!bytes) return dims;
+    }
+    return 0;
+}
+
 i64 ssd_timed_tile_bytes(const Prog *p, Val tile) {
     const TVal *t = &p->vals.v[tile];
     const Lay *l = &t->lay;

@@ -80,24 +80,31 @@
 //             `tri r c = e below f`: blocks of 16 x 16 wholly below the diagonal take f
 //     store   from @acc, @lane, @scalar: to a tensor, element by element
 //     send    @sw128 -> tensor
-// A slot's tile with `run n` holds equal elements in aligned runs of n.
-// An asynchronous product reads its operands at any time before its wait; nothing may be written
-// there. Products of a role finish in the order of issue, so `wait v pending n` also waits for all
-// older ones. None is under way at the end of a loop's body, nor at a branch.
+// A fetch that is `loose` starts at a multiple of 16 bytes, counted along its tensor's rows and
+// those dimensions that make them whole (ssd_timed_along); what its tile gets beside the ends of a
+// row, the last index out of range, may be anything: it must reach no sum and no tensor. A slot's
+// tile with `run n` holds equal elements in aligned runs of n. An asynchronous product reads its
+// operands at any time before its wait; nothing may be written there. Products of a role finish in
+// the order of issue, so `wait v pending n` also waits for all older ones. None is under way at the
+// end of a loop's body, nor at a branch.
 //
 // Fields of TOp: RING out depth copies body (of SLOT ops: out) · REGS out (dtype) depth (32-bit
 // registers) · ROLE out warps copies regs var (the copy, 0 when there is one) body · ACQUIRE
 // PUBLISH AWAIT RELEASE a (ring) e (copy, 0: none) · FETCH a (tile) ax[0] e (at x=e, 0: none)
-// tensor idx when · SEND a tensor idx when · INTO a ax[0] e tri_row tri_col e2 (the expression) hi
-// (below) · WAIT a pending · MMA flags & TF_ASYNC. Names of rings, roles and regs are values of
-// rank 0 (SSD_IDX; regs: their dtype). A tile's lay.space and lay.ax say its layout, lay.buf its
-// regs; strides are not used.
+// tensor idx when flags & TF_LOOSE · SEND a tensor idx when · INTO a ax[0] e tri_row tri_col e2
+// (the expression) hi (below) · WAIT a pending · MMA flags & TF_ASYNC. Names of rings, roles and
+// regs are values of rank 0 (SSD_IDX; regs: their dtype). A tile's lay.space and lay.ax say its
+// layout, lay.buf its regs; strides are not used.
 #ifndef SSD_TIMED_H
 #define SSD_TIMED_H
 
 #include "tile.h"
 
 bool ssd_timed_kernel(const Prog *p, const TKernel *k); // is it written as roles?
+
+// So many dimensions before a tensor's last one make rows of whole 16-byte pieces with it, where it
+// has none itself: bulk copies see them as one. 0: there are no such dimensions of a known size.
+int ssd_timed_along(const Prog *p, u16 tensor);
 
 // What a ring's ends are, gathered from the roles that use it.
 enum { RING_ENDS = 8 };

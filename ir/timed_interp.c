@@ -15,6 +15,8 @@
 // them.
 #include "tile_run.h"
 
+#include <math.h>
+
 #define fail ssd_run_fail
 
 enum { MAX_LOOPS = 32 };
@@ -399,7 +401,36 @@ static Walk walk_box(const Timed *t, const Step *s, const View *w) {
     return at;
 }
 
-// The tensor's elements that a fetch or send moves, in the order of its box; -1: out of range.
+enum { NOWHERE = -1, BESIDE = -2 };
+
+// Are all its indices in range but for the last one?
+static bool in_row(const Interp *m, const TOp *o, const Row *idx, i64 lane) {
+    const Array *t = &m->tensor[o->tensor];
+    for (int d = 0; d + 1 < t->rank; d++) {
+        double i = idx[d].p[lane * idx[d].s];
+        if (!(i >= 0 && i < (double)t->dims[d])) return false;
+    }
+    return true;
+}
+
+// A loose fetch starts at a multiple of 16 bytes of its rows, which are longer than a tile's.
+static void check_start(Interp *m, Step *s, const i64 *origin) {
+    const TOp *o = s->op;
+    const TTensor *t = &m->p->tensors.v[o->tensor];
+    double start = 0, n = 1;
+    for (int k = 0; k <= ssd_timed_along(m->p, o->tensor); k++) {
+        int d = t->rank - 1 - k;
+        start += *ssd_run_eval(m, s->idx[d], origin).p * n;
+        n *= m->p->exs.v[t->dim[d]].num;
+    }
+    start *= (double)ssd_dtype_size((ssd_dtype)t->dtype);
+    if (fmod(start, 16) != 0)
+        fail(m, "a loose fetch of `%s` starts %g bytes into its rows, not at a multiple of 16",
+             t->name, start);
+}
+
+// The tensor's elements that a fetch or send moves, in the order of its box; NOWHERE: out of range,
+// BESIDE: by the last index alone, where that is loose.
 static i64 *elements(Timed *t, Step *s, i64 *out_n) {
     Interp *m = t->m;
     const TOp *o = s->op;
@@ -407,6 +438,7 @@ static i64 *elements(Timed *t, Step *s, i64 *out_n) {
     for (int i = 0; i < s->nbox; i++) size[i] = lanes = axis_size(m, s->box[i]), n *= lanes;
     for (int i = 0; i < o->nidx; i++) ssd_run_uses(m, s->idx[i]);
     ssd_run_uses(m, s->when);
+    if (o->flags & TF_LOOSE) check_start(m, s, pos);
     i64 *at = NEWN(&m->block, i64, n), *to = at;
     do {
         Row idx[8], on = {0};
@@ -414,7 +446,8 @@ static i64 *elements(Timed *t, Step *s, i64 *out_n) {
         if (s->when) on = ssd_run_eval(m, s->when, pos);
         for (i64 l = 0; l < lanes; l++) {
             i64 k = ssd_run_element(&m->tensor[o->tensor], idx, l);
-            *to++ = s->when && on.p[l * on.s] == 0 ? -1 : k;
+            if (k < 0) k = o->flags & TF_LOOSE && in_row(m, o, idx, l) ? BESIDE : NOWHERE;
+            *to++ = s->when && on.p[l * on.s] == 0 ? NOWHERE : k;
         }
     } while (ssd_run_next_row(size, s->nbox, pos));
     *out_n = n;
@@ -433,7 +466,8 @@ static void fetch(Timed *t, Step *s) {
     e.tick = ++e.passed->issued;
     i64 n, *at = elements(t, s, &n);
     e.data = NEWN(&m->block, double, n);
-    for (i64 i = 0; i < n; i++) e.data[i] = at[i] < 0 ? 0 : m->tensor[o->tensor].v[at[i]];
+    for (i64 i = 0; i < n; i++)
+        e.data[i] = at[i] == BESIDE ? NAN : at[i] < 0 ? 0 : m->tensor[o->tensor].v[at[i]];
     touch(t, e.tile, o->a, e.view.at, true, e.agent, e.tick);
     e.passed->landing++;
     vec_push(m->a, &t->event, e);

@@ -415,6 +415,11 @@ static void op_form(Check *c, const TOp *o, const TOp *loop) {
     case TOP_AWAIT:
     case TOP_RELEASE: ring_operand(c, o); break;
     case TOP_FETCH:
+        if (o->flags & TF_LOOSE && !ssd_timed_along(c->p, o->tensor))
+            fail(c, "rows of `%s` cannot be loose: they are no part of whole ones",
+                 c->p->tensors.v[o->tensor].name);
+        fill_form(c, o);
+        break;
     case TOP_INTO: fill_form(c, o); break;
     case TOP_SEND:
         if (space(c, o->a) != SP_SW128 || !is_slot(c, base(c, o->a)))

@@ -356,7 +356,9 @@ static bool read_map(Reader *r) { // map TAKE swizzle BYTES box ELEMENTS...
     if (m.swizzle && m.swizzle != 128) return fail(r, "bad swizzle '%s'", r->word[3]);
     for (int d = 0; d < m.rank; d++) {
         m.box[d] = (int)number(r->word[HEAD + d], ART_BOX_MOST);
-        if (m.box[d] < 1) return fail(r, "bad box size '%s'", r->word[HEAD + d]);
+        bool along = d > 0 && !m.box[d - (d > 1)]; // 0 only behind the first or another 0
+        if (m.box[d] < 0 || (!m.box[d] && d != 1 && !along))
+            return fail(r, "bad box size '%s'", r->word[HEAD + d]);
     }
     vec_push(r->a, &r->maps, m);
     return true;

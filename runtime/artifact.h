@@ -17,6 +17,7 @@
 //     kernel scan b*24 81920 256      # a block's dynamic shared memory in bytes, and its threads
 //     takes 0 3 5                     # tensors in its argument: parameter i, then workspace
 //     map 1 swizzle 128 box 64 1 64 1 # a tensor map of takes[1], innermost first; 0 or more
+//     map 2 swizzle 128 box 64 0 64 1 # dimension 1 lies along the rows, one behind the other
 // `early` ends the line of a kernel that waits by itself for those in front of it in its stream.
 // The code of a CUDA target may be several cubins (modules), compiled side by side: one behind the
 // other, each from a multiple of 64 bytes on. Their sizes stand before the plans, and every kernel
@@ -44,10 +45,12 @@ typedef struct ArtTensor {
 // How a kernel's TMA sees one of its tensors: a box of elements at a time.
 enum { ART_MAP_RANK = 5, ART_BOX_MOST = 256 };
 typedef struct ArtMap {
-    int take;              // of the kernel's takes
-    int swizzle;           // bytes: 0 or 128
-    int rank;              // the tensor's, 1..5
-    int box[ART_MAP_RANK]; // elements, 1..256, innermost dimension first
+    int take;    // of the kernel's takes
+    int swizzle; // bytes: 0 or 128
+    int rank;    // the tensor's, 1..5
+    // Elements, 1..256, innermost dimension first. 0, behind the first or another 0: the dimension
+    // lies along the innermost one, without gaps.
+    int box[ART_MAP_RANK];
 } ArtMap;
 typedef struct ArtKernel {
     const char *symbol;
@@ -118,14 +121,14 @@ typedef void CpuKernel(const CpuArgs *args, i64 block, void *scratch);
 //     long long stride0[r0], dim0[r0];           // of the first tensor, in elements
 //     long long stride1[r1], dim1[r1]; ...       // a tensor of rank 0 has none
 // A kernel with m > 0 maps has before these words
-//     TensorMap map[m];                          // struct __align__(64) of 128 bytes: a
-//     CUtensorMap unsigned long long maps_made;              // bit i: map i describes its tensor
+//     TensorMap map[m];              // struct __align__(64) of 128 bytes: a CUtensorMap
+//     unsigned long long maps_made;  // bit i: map i describes its tensor
 // and the size of its struct is a multiple of 64. A tensor that TMA cannot read (its base or a
-// stride not a multiple of 16 bytes, innermost elements apart, a stride of 0 or below, no elements)
-// has its bit 0 and a map of zeros: the kernel then takes another path. Elements outside of the
-// tensor read as 0. Block i of the grid is blockIdx.x (grids are one-dimensional, below 2^31);
-// blockDim.x is `threads`. Dynamic shared memory is `scratch` bytes, not initialised. Kernels of a
-// plan run in order on one stream; one whose grid is 0 is left out.
+// stride not a multiple of 16 bytes, innermost elements apart, a stride of 0 or below, no elements,
+// gaps where the map has none) has its bit 0 and a map of zeros: the kernel then takes another
+// path. Elements outside of the tensor read as 0. Block i of the grid is blockIdx.x (grids are
+// one-dimensional, below 2^31); blockDim.x is `threads`. Dynamic shared memory is `scratch` bytes,
+// not initialised. Kernels of a plan run in order on one stream; one whose grid is 0 is left out.
 enum { CUDA_ARGS_MOST = 4096, CUDA_MAP_BYTES = 128, CUDA_MAP_ALIGN = 64 };
 // Bytes of that struct; the emitter and the launcher both ask here.
 static inline int ssd_artifact_arg_bytes(const int *rank, int n, int n_syms, int n_maps) {

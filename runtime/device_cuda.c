@@ -543,23 +543,31 @@ static bool map_stride(i64 stride, size_t size, u64 *out) {
 static bool make_map(const Launch *l, int tensor, const ArtMap *m, CuTensorMap *out) {
     const ArtTensor *t = tensor_of(l->art, l->plan, tensor);
     const i64 *dim = l->dim + tensor * SSD_MAX_RANK, *stride = l->stride + tensor * SSD_MAX_RANK;
-    u64 dims[ART_MAP_RANK], strides[ART_MAP_RANK];
-    u32 box[ART_MAP_RANK], steps[ART_MAP_RANK];
+    u64 dims[ART_MAP_RANK], strides[ART_MAP_RANK], along = 1;
+    u32 box[ART_MAP_RANK], steps[ART_MAP_RANK], n = 0;
     *out = (CuTensorMap){0};
     if (!cuda.api.TensorMapEncodeTiled || (uintptr_t)l->ptr[tensor] % 16) return false;
     for (int i = 0; i < m->rank; i++) {
         int d = m->rank - 1 - i;
-        dims[i] = (u64)dim[d];
-        box[i] = (u32)m->box[i];
-        steps[i] = 1;
-        strides[i] = 16; // of a dimension of size 1: any
+        bool row = !i || !m->box[i]; // a dimension of the map's rows
         if (dim[d] < 1 || dim[d] > (i64)1 << 32) return false;
-        if (dim[d] == 1) continue;
-        if (i ? !map_stride(stride[d], ssd_dtype_size(t->dtype), &strides[i]) : stride[d] != 1)
+        u64 bytes = 16; // of a dimension of size 1: any
+        if (dim[d] > 1 && (row ? stride[d] != (i64)along
+                               : !map_stride(stride[d], ssd_dtype_size(t->dtype), &bytes)))
             return false;
+        if (row) along *= (u64)dim[d];
+        if (along > (u64)1 << 32) return false;
+        if (!m->box[i]) {
+            dims[0] = along;
+            continue;
+        }
+        dims[n] = (u64)dim[d];
+        strides[n] = bytes;
+        box[n] = (u32)m->box[i];
+        steps[n++] = 1;
     }
     int swizzle = m->swizzle ? CU_MAP_SWIZZLE_128 : 0;
-    if (!cuda.api.TensorMapEncodeTiled(out, map_type(t->dtype), (u32)m->rank, l->ptr[tensor], dims,
+    if (!cuda.api.TensorMapEncodeTiled(out, map_type(t->dtype), n, l->ptr[tensor], dims,
                                        strides + 1, box, steps, 0, swizzle, CU_MAP_L2_256, 0))
         return true;
     *out = (CuTensorMap){0};

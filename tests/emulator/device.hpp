@@ -253,8 +253,8 @@ static void emu_write_2(Word a, Word b, void *p, int yes) {
     const Word w[] = {a, b};
     if (yes) memcpy(aligned(p, 8), w, sizeof w);
 }
-static void emu_write_4(float a, float b, float c, float d, void *p, int yes) {
-    const float v[] = {a, b, c, d};
+template <class T> static void emu_write_4(T a, T b, T c, T d, void *p, int yes) {
+    const T v[] = {a, b, c, d};
     if (yes) memcpy(aligned(p, 16), v, sizeof v);
 }
 

@@ -45,7 +45,7 @@ static const struct {
     {"ld.global.nc.v2.u32", "read_2"},
     {"ld.global.v2.u32", "read_2"},
     {"ld.global", "read_1"},
-    {"st.global.v4.f32", "write_4"},
+    {"st.global.v4", "write_4"},
     {"st.global.v2.u32", "write_2"},
     {"st.global", "write_1"},
     {"ld.shared.u32", "shared_read"},

@@ -584,6 +584,150 @@ static void test_cooked(void) {
     ssd_arena_free(&a);
 }
 
+// --- Loose rows ---------------------------------------------------------------------------------
+// Heads of 33 numbers: a tile begins with the 16 bytes that a head begins in, and ends somewhere in
+// another head.
+static const char loose[] = "program loose stratum 2\n"
+                            "sym t\n"
+                            "axes i=16 j=64 p=64\n"
+                            "in x f16[t 8 33]\n"
+                            "in w f16[64 16]\n"
+                            "out y f32[16 8 33]\n"
+                            "out s f32[64 8 16]\n"
+                            "kernel turn\n"
+                            "  ring a x2\n"
+                            "    slot X : f16[j p] @sw128(j p)\n"
+                            "    slot W : f16[j i] @sw128(j i)\n"
+                            "  role load warps 1\n"
+                            "    for h in 0..8\n"
+                            "      acquire a\n"
+                            "      fetch X <- x[j, h, p-h*33%8] when j < 37 loose\n"
+                            "      fetch W <- w[j, i]\n"
+                            "      publish a\n"
+                            "  role heads warps 4 regs 64\n"
+                            "    C0 = regs f32 8\n"
+                            "    C1 = regs f16 16\n"
+                            "    for h1 in 0..8\n"
+                            "      await a\n"
+                            "      xt = copy X : f16[p j] @frag(p j) in C1\n"
+                            "      Y = mma async xt W : f32[p i] @acc(p i) in C0\n"
+                            "      wait Y\n"
+                            "      release a\n"
+                            "      store y[i, h1, p-h1*33%8] = Y\n";
+
+typedef struct Loose {
+    double x[40][8][33], w[64][16], y[16][8][33], s[64][8][16];
+} Loose;
+
+// The program with some words replaced; false, and why, where it does not run.
+static bool run_loose(Loose *l, const Swap *swap, Text *why) {
+    Arena a = {0};
+    u64 state = 23;
+    char *text = ssd_arena_dup(&a, loose, strlen(loose));
+    for (; swap->from; swap++) text = replace(&a, text, swap->from, swap->to);
+    Array tensor[] = {{0},
+                      {.rank = 3, .dims = {40, 8, 33}, .v = l->x[0][0]},
+                      {.rank = 2, .dims = {64, 16}, .v = l->w[0]},
+                      {.rank = 3, .dims = {16, 8, 33}, .v = l->y[0][0]},
+                      {.rank = 3, .dims = {64, 8, 16}, .v = l->s[0][0]}};
+    for (int i = 1; i < 5; i++) noise(tensor[i].v, ssd_array_count(&tensor[i]), &state);
+    TileRun run = {.seed = 3, .sym = {40}, .tensor = tensor};
+    Prog *p = parse(&a, text, why);
+    bool ok = p && ssd_tile_interp(p, &a, &run, why);
+    ssd_arena_free(&a);
+    return ok;
+}
+
+// Every y must be the sum over so many tokens.
+static void expect_turned(const Loose *l, int tokens) {
+    int wrong = 0;
+    for (int i = 0; i < 16; i++)
+        for (int h = 0; h < 8; h++)
+            for (int p = 0; p < 33; p++) {
+                double want = 0;
+                for (int j = 0; j < tokens; j++) want += l->x[j][h][p] * l->w[j][i];
+                wrong += !(fabs(l->y[i][h][p] - want) < BOUND);
+            }
+    CHECK(!wrong);
+}
+
+// What a tile has beside its rows is no number, wherever it gets to; rows that are not there, or
+// not asked for, are zeros.
+static void test_loose(void) {
+    static const Swap as_it_is[] = {{0}}, no_when[] = {{" when j < 37", ""}, {0}};
+    static const Swap unmoved[] = {{"p-h1*33%8", "p"}, {0}};
+    static const Swap summed[] = {
+        {"xt = copy X : f16[p j] @frag(p j) in C1", "W1 = rename W j->p : f16[p i] @sw128(p i)"},
+        {"xt W : f32[p i] @acc(p i)", "X W1 : f32[j i] @acc(j i)"},
+        {"y[i, h1, p-h1*33%8]", "s[j, h1, i]"},
+        {" when j < 37 loose", " loose"},
+        {0}};
+    Swap tight[COUNTOF(summed)];
+    memcpy(tight, summed, sizeof summed);
+    tight[3].to = "";
+    static Loose l;
+    Text why = {0};
+    CHECK(run_loose(&l, as_it_is, &why));
+    expect_turned(&l, 37);
+    CHECK(run_loose(&l, no_when, &why));
+    expect_turned(&l, 40);
+    CHECK(run_loose(&l, unmoved, &why));
+    for (int h = 0; h < 8; h++) { // as many as it begins too early
+        int own = h * 33 % 8;
+        for (int p = 0; p < 33; p++) CHECK(isnan(l.y[5][h][p]) == (p < own));
+    }
+    CHECK(run_loose(&l, summed, &why));
+    for (int j = 0; j < 64; j++) CHECK(isnan(l.s[j][3][7]) == (j < 40));
+    CHECK(run_loose(&l, tight, &why));
+    for (int j = 0; j < 64; j++) {
+        double want = 0; // head 3 begins behind 3 others
+        for (int p = 0; p < 33 && j < 40; p++) want += l.x[j][3][p] * l.w[p + 3][7];
+        CHECK(fabs(l.s[j][3][7] - want) < BOUND);
+    }
+    if (why.n) printf("%s\n", why.s);
+    ssd_text_free(&why);
+}
+
+static void test_loose_refused(void) {
+    static const struct {
+        Swap swap[2];
+        const char *want;
+    } bad[] = {
+        {{{"p-h*33%8", "p-h*33%4"}},
+         "a loose fetch of `x` starts 264 bytes into its rows, not at a multiple of 16"},
+        {{{"p-h*33%8", "p"}}, "a loose fetch of `x` starts 66 bytes into its rows"},
+        {{{"p-h*33%8", "p-h*33%8-7"}}, "a loose fetch of `x` starts -14 bytes into its rows"},
+        {{{"x f16[t 8 33]", "x f16[t 8 32]"}}, "rows of `x` cannot be loose"}, // they are whole
+        {{{"x f16[t 8 33]", "x f16[t 4 33]"}}, "rows of `x` cannot be loose"},
+        {{{"x f16[t 8 33]", "x f16[40 t 33]"}}, "rows of `x` cannot be loose"},
+        {{{"x f16[t 8 33]", "x f16[40 8 t]"}}, "rows of `x` cannot be loose"},
+        {{{"w[j, i]", "w[j, i] loose"}}, "rows of `w` cannot be loose"},
+    };
+    static Loose l;
+    for (size_t i = 0; i < COUNTOF(bad); i++) {
+        Swap swap[2] = {bad[i].swap[0]};
+        Text why = {0};
+        CHECK(!run_loose(&l, swap, &why));
+        CHECK_HOLDS(why.s ? why.s : "", bad[i].want);
+        ssd_text_free(&why);
+    }
+}
+
+static void test_loose_text(void) {
+    Arena a = {0};
+    Text out = {0}, why = {0};
+    Prog *p = parse(&a, loose, &why);
+    if (!CHECK(p)) printf("%s", why.s);
+    if (p) {
+        ssd_tile_print(p, &out);
+        CHECK_SAME(out.s, loose);
+        CHECK(ssd_timed_along(p, ssd_prog_find_tensor(p, "x")) == 1);
+        CHECK(ssd_timed_along(p, ssd_prog_find_tensor(p, "w")) == 0);
+    }
+    ssd_text_free(&out), ssd_text_free(&why);
+    ssd_arena_free(&a);
+}
+
 static void test_refused(void) {
     for (size_t i = 0; i < COUNTOF(refused); i++) {
         Arena a = {0};
@@ -753,6 +897,9 @@ int main(void) {
     test_text();
     test_more_text();
     test_cooked();
+    test_loose_text();
+    test_loose();
+    test_loose_refused();
     test_sizes();
     static const i64 lengths[] = {1, 63, 64, 65, 200};
     for (size_t i = 0; i < COUNTOF(lengths); i++) test_meaning(false, lengths[i], 20);

@@ -126,6 +126,8 @@ static const char cuda_sample[] = "ssdc-artifact 1\n"
                                   "takes 2 0 3\n"
                                   "map 1 swizzle 128 box 64 1 1\n"
                                   "map 0 swizzle 0 box 256 8\n"
+                                  "map 1 swizzle 128 box 64 0 1\n"
+                                  "map 1 swizzle 0 box 64 0 0\n"
                                   "kernel idle 1 0 32 early\n"
                                   "takes\n"
                                   "plan always\n"
@@ -174,9 +176,11 @@ static void cuda_round_trip(void) {
     const ArtKernel *k = art.plans[0].kernels;
     CHECK(k[0].threads == 256 && k[0].scratch == 65536 && k[0].n_takes == 3);
     CHECK(k[0].takes[0] == 2 && k[0].takes[1] == 0 && k[0].takes[2] == 3);
-    CHECK(k[0].n_maps == 2 && k[0].maps[0].take == 1 && k[0].maps[0].swizzle == 128);
+    CHECK(k[0].n_maps == 4 && k[0].maps[0].take == 1 && k[0].maps[0].swizzle == 128);
     CHECK(k[0].maps[0].rank == 3 && k[0].maps[0].box[0] == 64 && k[0].maps[0].box[2] == 1);
     CHECK(k[0].maps[1].rank == 2 && !k[0].maps[1].swizzle && k[0].maps[1].box[0] == 256);
+    CHECK(k[0].maps[2].rank == 3 && !k[0].maps[2].box[1] && k[0].maps[2].box[2] == 1);
+    CHECK(k[0].maps[3].rank == 3 && !k[0].maps[3].box[1] && !k[0].maps[3].box[2]);
     CHECK(k[1].threads == 32 && k[1].n_takes == 0 && k[1].n_maps == 0);
     CHECK(!k[0].early && k[1].early);
     const int rank[] = {3, 3, 2}; // maps come first, and the whole is a multiple of 64
@@ -350,7 +354,11 @@ static void cuda_refused(void) {
         {"map 1", "map 3 swizzle 128 box 64 1 1", "map 0 of kernel 'group' is of tensor 3 of 3"},
         {"map 1", "map 1 swizzle 64 box 64 1 1", "bad swizzle '64'"},
         {"map 1", "map 1 swizzle 129 box 64 1 1", "bad swizzle '129'"},
-        {"map 1", "map 1 swizzle 128 box 64 0 1", "bad box size '0'"},
+        {"map 1", "map 1 swizzle 128 box 0 64 1", "bad box size '0'"},
+        {"map 1", "map 1 swizzle 128 box 0 0 1", "bad box size '0'"},
+        {"map 1", "map 1 swizzle 128 box 64 1 0 1", "bad box size '0'"},
+        {"map 1", "map 1 swizzle 128 box 64 -0 1", "bad box size '-0'"},
+        {"map 1", "map 1 swizzle 128 box 64 0 257", "bad box size '257'"},
         {"map 1", "map 1 swizzle 128 box 64 257 1", "bad box size '257'"},
         {"map 1", "map 1 swizzle 128 box 64 1 -1", "bad box size '-1'"},
         {"map 1", "map 1 swizzle 128 box 64 1", "has a box of rank 2, 'x' has rank 3"},
