@@ -197,10 +197,9 @@ bool ssd_cuda_sends_own(Cuda *c, const TOp *ring);
 const char *ssd_cuda_copied(Cuda *c, const TOp *ring);
 
 // --- cuda_loads.c -------------------------------------------------------------------------------
-void ssd_cuda_loads_note(Cuda *c, const TOp *o);  // an op is written
-void ssd_cuda_loads_landed(Cuda *c, Val product); // it was waited for
-bool ssd_cuda_loads_open(Cuda *c, Val ring);      // may one from the ring's slot be under way?
-void ssd_cuda_loads_settle(Cuda *c);              // no more, after a fence
+void ssd_cuda_loads_note(Cuda *c, const TOp *o); // an op is written
+bool ssd_cuda_loads_open(Cuda *c, Val ring);     // may one from the ring's slot be under way?
+void ssd_cuda_loads_settle(Cuda *c);             // no more, after a fence
 
 // --- cuda_tma.c ---------------------------------------------------------------------------------
 // The map that the op's tile can be moved by, and which tensor dimension each axis of the tile runs

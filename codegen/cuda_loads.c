@@ -6,8 +6,8 @@
 //     overwrite the slot ld = map {a*dl}
 //
 // An arrival and a bulk copy behind it do not wait for a thread's loads; a proxy fence does. It is
-// not needed for a load whose value has gone where an arrival does wait for: into a tile, or into a
-// product that was waited for. So every register value is followed to the loads it is made of.
+// not needed for a load whose value has gone where what follows does wait for it: into a tile, or
+// into the registers of a product. So every register value is followed to the loads it is made of.
 #include "cuda_emit.h"
 
 enum { MOST = 64 };
@@ -57,6 +57,7 @@ void ssd_cuda_loads_note(Cuda *c, const TOp *o) {
             Val v = i == 0 ? o->a : i == 1 ? o->b : o->c;
             if (v && !in_slot(c, v)) add(&s, v);
         }
+        c->settled |= s.loads, s.loads = 0; // its registers were there when it was issued
         break;
     case TOP_MAP:
     case TOP_STORE: s.loads = of_ex(c, o->e); break;
@@ -65,8 +66,6 @@ void ssd_cuda_loads_note(Cuda *c, const TOp *o) {
     }
     if (o->out) c->loads_of[o->out] = s.loads;
 }
-
-void ssd_cuda_loads_landed(Cuda *c, Val product) { c->settled |= c->loads_of[product]; }
 
 bool ssd_cuda_loads_open(Cuda *c, Val ring) {
     for (int i = 0; i < MIN(c->nloads, MOST); i++)

@@ -219,10 +219,7 @@ static void mma_sync(Cuda *c, const TOp *o, const Product *p) {
 static void landed(Cuda *c, int pending) {
     int n = (int)c->flying.n - pending;
     ssd_cuda_line(c, "wgmma_wait<%d>();", pending);
-    for (int i = 0; i < n; i++) {
-        hold(c, c->flying.v[i]);
-        ssd_cuda_loads_landed(c, c->flying.v[i]->out);
-    }
+    for (int i = 0; i < n; i++) hold(c, c->flying.v[i]);
     for (u32 i = (u32)MAX(n, 0); i < c->flying.n; i++) c->flying.v[i - (u32)n] = c->flying.v[i];
     c->flying.n -= (u32)MAX(n, 0);
 }
