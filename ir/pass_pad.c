@@ -21,13 +21,14 @@
 #include "pass.h"
 #include "role.h"
 
-enum { PIECE = 8, MANY = 32, LONG = 64 }; // elements of 16 bits; readers of a row; its elements
+enum { MANY = 32, LONG = 64 }; // readers of a row; its elements
 
 typedef struct Pad {
     Prog *p;
     u16 *copy;  // by tensor: its copy in workspace, 0: none
     int *rows;  // by tensor: the dimension that tiles' rows run along
     u8 shifted; // axis that `role` shifts in the kernel at hand, 0: none
+    int asked;  // by the schedule: 0 none, 1 all that is not shifted, -1 what is worth it
 } Pad;
 
 static const Expr *ex(const Pad *s, Ex e) { return &s->p->exs.v[e]; }
@@ -57,9 +58,10 @@ static bool worth(const Pad *s, const TKernel *k, const TOp *load) {
     const TTensor *t = &s->p->tensors.v[load->tensor];
     i64 row = (i64)ex(s, t->dim[t->rank - 1])->num;
     Reads r = reads(s, k, load);
-    if (row % 2 == 0) return r.readers >= MANY;
     bool shifts = s->shifted && ex(s, load->idx[load->nidx - 1])->axis == s->shifted &&
                   ssd_role_shift(s->p, load);
+    if (s->asked >= 0) return s->asked && !shifts;
+    if (row % 2 == 0) return r.readers >= MANY;
     return r.readers >= r.rows || (row > LONG && !shifts);
 }
 
@@ -131,29 +133,31 @@ static void copy_tensor(const Pad *s, TB *b, u16 tensor, Ex idx[8]) {
     ssd_tile_store(b, s->copy[tensor], idx, rank, ssd_ex_val(s->p, v), 0);
 }
 
-// Rows of one index beside each other in memory are copied by one block, some AT_ONCE elements.
+// What lies beside a row in memory is copied by the same block, some AT_ONCE elements.
 static TKernel copier(Pad *s, u16 first, u32 n, int number) {
     enum { ROWS_MOST = 64, AT_ONCE = 8192 };
     Prog *p = s->p;
     TTensor t = p->tensors.v[first], pad = p->tensors.v[s->copy[first]];
     TKernel k = {.name = number ? ssd_arena_printf(p->arena, "pad%d", number) : "pad"};
-    i64 all = (i64)ex(s, pad.dim[t.rank - 1])->num, beside = all, rows = ROWS_MOST;
+    const int row = s->rows[first], last = t.rank - 1;
+    i64 all = (i64)ex(s, pad.dim[last])->num, beside = all, rows = ROWS_MOST;
     Ex idx[8];
-    for (int d = 0; d + 1 < t.rank; d++) {
-        i64 size =
-            d > s->rows[first] && ex(s, t.dim[d])->kind == EX_NUM ? (i64)ex(s, t.dim[d])->num : 0;
-        if (size)
-            idx[d] = ssd_ex_axis(p, axis(p, ssd_arena_printf(p->arena, "%c", "stuvwxyz"[d]), size)),
-            beside *= size;
-        else if (d != s->rows[first])
+    for (int d = 0; d < last; d++) {
+        if (d == row) continue;
+        if (d < row || ex(s, t.dim[d])->kind != EX_NUM) {
             idx[d] = ssd_ex_val(p, ssd_prog_grid(p, &k, "u", t.dim[d]));
+            continue;
+        }
+        i64 size = (i64)ex(s, t.dim[d])->num;
+        idx[d] = ssd_ex_axis(p, axis(p, ssd_arena_printf(p->arena, "%c", "stuvwxyz"[d]), size));
+        beside *= size;
     }
     while (rows > 1 && rows * beside > AT_ONCE) rows /= 2;
-    Ex size = ssd_ex_fn(p, FN_CDIV, t.dim[s->rows[first]], ssd_ex_int(p, rows), 0);
+    Ex size = ssd_ex_fn(p, FN_CDIV, t.dim[row], ssd_ex_int(p, rows), 0);
     Ex begin = ssd_ex_val(p, ssd_prog_grid(p, &k, "c", size));
     begin = ssd_ex_fn(p, FN_MUL, begin, ssd_ex_int(p, rows), 0);
-    idx[s->rows[first]] = ssd_ex_fn(p, FN_ADD, begin, ssd_ex_axis(p, axis(p, "j", rows)), 0);
-    idx[t.rank - 1] = ssd_ex_axis(p, axis(p, "n", all));
+    idx[row] = ssd_ex_fn(p, FN_ADD, begin, ssd_ex_axis(p, axis(p, "j", rows)), 0);
+    idx[last] = ssd_ex_axis(p, axis(p, "n", all));
     TB b = {p, &k.body};
     for (u16 i = first; i < n; i++) {
         if (i != first && (!s->copy[i] || !alike(s, first, i))) continue;
@@ -168,7 +172,10 @@ bool ssd_pass_pad(Unit *u) {
     Prog *p = u->prog;
     if (!u->machine->gpu || !u->machine->wgmma || p->matmul) return false;
     u32 n = p->tensors.n;
-    Pad s = {.p = p, .copy = NEWN(p->arena, u16, n), .rows = NEWN(p->arena, int, n)};
+    Pad s = {.p = p,
+             .copy = NEWN(p->arena, u16, n),
+             .rows = NEWN(p->arena, int, n),
+             .asked = u->schedule.pad};
     bool changed = false;
     for (u32 k = 0; k < p->kernels.n; k++)
         if (ssd_role_takes(u, &p->kernels.v[k], &s.shifted))

@@ -45,8 +45,6 @@ bool ssd_role_ragged(const Prog *p, const TOp *load) {
     return !row || row->kind != EX_NUM || (i64)row->num % whole;
 }
 
-enum { PIECE = 8 }; // of 16-bit elements in 16 bytes
-
 Ex ssd_role_shift(Prog *p, const TOp *access) {
     const TTensor *t = &p->tensors.v[access->tensor];
     int dims = ssd_timed_along(p, access->tensor);
@@ -54,12 +52,10 @@ Ex ssd_role_shift(Prog *p, const TOp *access) {
     Ex at = ssd_ex_int(p, 0);
     i64 n = 1;
     if (ssd_dtype_size((ssd_dtype)t->dtype) != 2) return 0;
-    for (int d = t->rank - 1; d >= t->rank - 1 - dims; d--) {
-        bool last = d == t->rank - 1;
-        if (!last && ssd_ex_axes(p, access->idx[d], ax)) return 0;
-        Ex start = last ? 0 : ssd_ex_fn(p, FN_MUL, access->idx[d], ssd_ex_int(p, n), 0);
-        at = last ? at : ssd_ex_fn(p, FN_ADD, at, start, 0);
-        n *= (i64)p->exs.v[t->dim[d]].num;
+    for (int d = t->rank - 2; d >= t->rank - 1 - dims; d--) {
+        if (ssd_ex_axes(p, access->idx[d], ax)) return 0;
+        n *= (i64)p->exs.v[t->dim[d + 1]].num;
+        at = ssd_ex_fn(p, FN_ADD, at, ssd_ex_fn(p, FN_MUL, access->idx[d], ssd_ex_int(p, n), 0), 0);
     }
     return dims ? ssd_ex_fn(p, FN_MOD, at, ssd_ex_int(p, PIECE), 0) : 0;
 }

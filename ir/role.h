@@ -67,6 +67,7 @@ bool ssd_role_build(Timer *t, TKernel *out);
 
 Val ssd_role_origin(const Timer *t, Val v);           // through renames
 bool ssd_role_ragged(const Prog *p, const TOp *load); // are its rows not of whole 16-byte pieces?
+enum { PIECE = 8 }; // 16-bit elements in 16 bytes, which bulk copies start and step by
 // Of an access to rows that begin anywhere, in a tensor where those of all heads together are of
 // whole pieces: how many elements of others the piece holds that a row begins in. 0: no such
 // access.

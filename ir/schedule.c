@@ -4,7 +4,7 @@
 
 #include <limits.h>
 
-const Schedule ssd_schedule_auto = {FORM_AUTO, 0, -1, 0, 0, 0, 0, -1, 0, -1, 0};
+const Schedule ssd_schedule_auto = {FORM_AUTO, 0, -1, 0, 0, 0, 0, -1, 0, -1, -1, 0};
 
 static const char *const forms[] = {"auto", "recurrent", "quadratic", "chunked"};
 
@@ -32,6 +32,7 @@ static const Key keys[] = {
     {FIELD(roles), 0, 2, -1, -1, "", "auto, 0, 1 or 2"},
     {FIELD(stages), 1, 16, 0, 0, "", "auto or a number from 1 to 16"},
     {FIELD(wgmma), 0, 1, -1, -1, "", "auto, 0 or 1"},
+    {FIELD(pad), 0, 1, -1, -1, "", "auto, 0 or 1"},
     {FIELD(early), 0, 1, 0, 0, "", "0 or 1"},
 };
 #undef FIELD
@@ -82,7 +83,7 @@ static bool read_pair(const char *s, size_t n, Schedule *out, u32 *seen, Text *w
         else
             ssd_text_printf(why,
                             "; expected form, q, hoist, block, sub, split, heads, roles, stages, "
-                            "wgmma or early");
+                            "wgmma, pad or early");
         return false;
     }
     if (*seen & 1u << at) {

@@ -23,9 +23,11 @@ typedef struct Schedule {
                 // chosen
     int stages; // slots of a role's main ring; 0: chosen
     int wgmma;  // products and copies of warpgroups where the machine has them: 0 1, -1 chosen
-    int early;  // kernels are launched before those in front of them in a stream have ended: 0 1
+    int pad;   // ragged rows are laid out in whole pieces first, where bulk copies are to be had: 0
+               // none, 1 all that are not shifted, -1 chosen
+    int early; // kernels are launched before those in front of them in a stream have ended: 0 1
 } Schedule;
-extern const Schedule ssd_schedule_auto; // {FORM_AUTO, 0, -1, 0, 0, 0, 0, -1, 0, -1, 0}
+extern const Schedule ssd_schedule_auto; // {FORM_AUTO, 0, -1, 0, 0, 0, 0, -1, 0, -1, -1, 0}
 static inline bool ssd_schedule_splits(const Schedule *s) {
     return s->split > 1 || s->split == SPLIT_LAUNCH;
 }

@@ -347,7 +347,9 @@ static void test_schedule(void) {
     schedule("form=quadratic", "form=quadratic");
     schedule("heads=2 split=t3 form=chunked", "form=chunked split=t3 heads=2");
     schedule("split=auto", "split=auto");
-    schedule("early=1 stages=2", "stages=2 early=1");
+    schedule("early=1 pad=0 stages=2", "stages=2 pad=0 early=1");
+    schedule("pad=auto", "");
+    schedule("pad=2", "schedule key 'pad' is '2'; expected auto, 0 or 1");
     schedule("early=0", "");
     schedule("early=2", "schedule key 'early' is '2'; expected 0 or 1");
     schedule("split=3", "schedule key 'split' is '3'; expected auto or t and a number");
