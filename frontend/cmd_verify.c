@@ -98,8 +98,19 @@ static bool nvrtc_there(const Cli *c) {
     return there;
 }
 
+// The target of "ref1:sm_90a", as another name would be.
+static bool known_ref(Cli *c) {
+    const char *all = c->target, *colon = strchr(all, ':');
+    c->target = colon ? colon + 1 : NULL;
+    bool known = ssd_cli_target(c) != NULL;
+    c->target = all;
+    return known;
+}
+
 int ssd_cmd_verify(Cli *c) {
-    if (!ssd_verify_is_ref(c->target)) {
+    if (ssd_verify_is_ref(c->target)) {
+        if (!known_ref(c)) return CLI_USAGE;
+    } else {
         if (!ssd_cli_target(c)) return CLI_USAGE;
         ssd_status s = ssd_target_check(c->target);
         if (s != SSD_OK) return ssd_cli_fail(s, ssd_last_error());

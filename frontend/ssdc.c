@@ -36,7 +36,8 @@ static const Command commands[] = {
      "Every mode and form (recurrent, quadratic, chunked with several lengths) is run on random\n"
      "inputs and every output compared with the spec evaluated in double as a recurrence; that\n"
      "one is compared with the dense matrix first. Exit 1 when any output is over its bound.\n"
-     "--target ref runs the lowered program in the interpreter instead (ref1: after placing)."},
+     "--target ref runs the lowered program in the interpreter instead (ref1: after placing);\n"
+     "ref1:sm_90a does so with the program for that GPU, roles and all, where none is there."},
     {"bench", "SPEC", "TsMSRajpeCH", 1, 1, ssd_cmd_bench, "time a kernel and compare with what the machine can do",
      "Warms up, then repeats for at least --seconds. The floor is what compulsory traffic or\n"
      "arithmetic would take at rates measured in the same run with the same threads; on a GPU,\n"

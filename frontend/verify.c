@@ -167,13 +167,21 @@ bool ssd_trial_agree(Trial *t, double *out_error, Text *why) {
 // "ref" stops in front of placing, "ref1" behind the last pass.
 static const char *last_pass_of(const char *target) {
     int last = ssd_pass_count - 1;
-    for (int i = 1; i < ssd_pass_count && strcmp(target, "ref") == 0; i++)
+    for (int i = 1; i < ssd_pass_count && target[3] != '1'; i++)
         if (strcmp(ssd_passes[i].name, "place") == 0) last = i - 1;
     return ssd_passes[last].name;
 }
 
+// The target that the program is lowered for: "ref1:sm_90a".
+static const char *lowered_for(const char *target) {
+    const char *colon = strchr(target, ':');
+    return colon ? colon + 1 : "cpu";
+}
+
 bool ssd_verify_is_ref(const char *target) {
-    return target && (strcmp(target, "ref") == 0 || strcmp(target, "ref1") == 0);
+    if (!target || strncmp(target, "ref", 3)) return false;
+    const char *rest = target + (target[3] == '1' ? 4 : 3);
+    return !*rest || *rest == ':';
 }
 
 static ssd_compile_options compile_options(const Trial *t, const char *target,
@@ -195,10 +203,22 @@ static void note_schedule(Trial *t, const char *text) {
     ssd_text_free(&why);
 }
 
+// On GPUs, products whose operands were narrow in memory are made by tensor cores, from narrow
+// operands. The recurrence has none.
+static ssd_dtype products_of(const Trial *t, bool gpu) {
+    ssd_dtype narrowest = SSD_F32;
+    bool mma = gpu && t->ran.form != FORM_RECURRENT;
+    for (int i = 0; i < t->in.n && mma; i++) {
+        ssd_dtype d = t->in.v[i].view.dtype;
+        if (d == SSD_BF16 || (d == SSD_F16 && narrowest == SSD_F32)) narrowest = d;
+    }
+    return narrowest;
+}
+
 static ssd_status run_tiles(Trial *t, const char *target, const char *schedule, Text *why) {
     Arena a = {0};
     Compiled c = {0};
-    ssd_compile_options o = compile_options(t, "cpu", schedule);
+    ssd_compile_options o = compile_options(t, lowered_for(target), schedule);
     ssd_status s = ssd_compile_spec(&a, &o, last_pass_of(target), NULL, NULL, &c);
     if (s != SSD_OK) {
         ssd_text_printf(why, "%s", ssd_last_error());
@@ -228,23 +248,12 @@ static ssd_status run_tiles(Trial *t, const char *target, const char *schedule, 
         ssd_schedule_print(&c.unit.schedule, &text);
         note_schedule(t, text.s ? text.s : "");
         ssd_text_free(&text);
+        t->products = products_of(t, c.unit.machine->gpu);
     } else {
         s = SSD_INTERNAL;
     }
     ssd_arena_free(&a);
     return s;
-}
-
-// On CUDA, products whose operands were narrow in memory are made by tensor cores, from narrow
-// operands. The recurrence has none.
-static ssd_dtype products_of(const Trial *t, const char *target) {
-    ssd_dtype narrowest = SSD_F32;
-    bool mma = ssd_target_is_cuda(target) && t->ran.form != FORM_RECURRENT;
-    for (int i = 0; i < t->in.n && mma; i++) {
-        ssd_dtype d = t->in.v[i].view.dtype;
-        if (d == SSD_BF16 || (d == SSD_F16 && narrowest == SSD_F32)) narrowest = d;
-    }
-    return narrowest;
 }
 
 static ssd_status run_kernel(Trial *t, ssd_context *ctx, const char *target, const char *schedule,
@@ -262,7 +271,7 @@ static ssd_status run_kernel(Trial *t, ssd_context *ctx, const char *target, con
             if (h) args[used++] = (ssd_arg){h->name, h->view};
         }
         note_schedule(t, ssd_kernel_schedule(k));
-        t->products = products_of(t, ssd_kernel_target(k));
+        t->products = products_of(t, ssd_target_is_cuda(ssd_kernel_target(k)));
         s = ssd_device_launch(k, args, used);
     }
     if (s != SSD_OK) ssd_text_printf(why, "%s", ssd_last_error());

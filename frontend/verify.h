@@ -6,14 +6,15 @@
 // and forms and is what `ssdc verify` prints; tests use trials directly.
 //
 // Besides the targets of codegen/ there are two that need no code generator: "ref" runs the lowered
-// program in the tile interpreter before it is placed (T0), "ref1" after (T1).
+// program in the tile interpreter before it is placed (T0, for a GPU also T2), "ref1" after (T1).
+// "ref1:sm_90a" lowers it for that target, not for this host: no device is needed.
 #ifndef SSD_VERIFY_H
 #define SSD_VERIFY_H
 
 #include "../ir/schedule.h"
 #include "host.h"
 
-bool ssd_verify_is_ref(const char *target); // "ref" or "ref1"; NULL is neither
+bool ssd_verify_is_ref(const char *target); // "ref", "ref1", "ref1:TARGET"; NULL is none
 
 typedef struct TrialOptions {
     const char *spec;      // YAML text
@@ -39,7 +40,7 @@ typedef struct Trial {
     // of the last ssd_trial_run:
     Schedule ran;
     const char *schedule; // its text, in the trial's arena
-    ssd_dtype products;   // what products of the kernel round their operands to; SSD_F32: not at all
+    ssd_dtype products; // what products of the kernel round their operands to; SSD_F32: not at all
 } Trial;
 
 // Parses the spec, draws the inputs, evaluates the recurrence. On failure *why holds all messages
