@@ -282,6 +282,28 @@ static void timed(Printer *w, const TOp *o) {
     expr(w, o->hi, 0, (ExStyle){.fl = true});
 }
 
+static void stored(Printer *w, const TOp *o) {
+    const TTensor *t = o->tensor < w->p->tensors.n ? &w->p->tensors.v[o->tensor] : NULL;
+    ssd_text_printf(w->out, " = ");
+    expr(w, o->e, 0, (ExStyle){.fl = t && is_float(t->dtype)});
+}
+
+static void filled(Printer *w, const TOp *o, ExStyle value) {
+    ssd_text_printf(w->out, " ");
+    expr(w, o->e, w->p->exs.v[o->e].kind == EX_NUM ? 0 : P_ATOM + 1, value);
+    ssd_text_printf(w->out, "[");
+    axis_list(w, w->p->vals.v[o->out].ax, w->p->vals.v[o->out].naxes);
+    ssd_text_printf(w->out, "]");
+}
+
+static void turns(Printer *w, const TOp *o) {
+    ssd_text_printf(w->out, " %s in ", val_name(w, o->var));
+    expr(w, o->lo, P_SUM, tight);
+    ssd_text_printf(w->out, "..");
+    expr(w, o->hi, P_SUM, tight);
+    if (o->flags & TF_REV) ssd_text_printf(w->out, " rev");
+}
+
 static void operands(Printer *w, const TOp *o) {
     Text *t = w->out;
     const char *a = o->a ? val_name(w, o->a) : "", *b = o->b ? val_name(w, o->b) : "";
@@ -294,11 +316,7 @@ static void operands(Printer *w, const TOp *o) {
     case TOP_STORE:
         ssd_text_printf(t, " ");
         indices(w, o->tensor, o->idx, o->nidx);
-        if (o->op == TOP_STORE) {
-            ssd_text_printf(t, " = ");
-            value.fl = o->tensor < w->p->tensors.n && is_float(w->p->tensors.v[o->tensor].dtype);
-            expr(w, o->e, 0, value);
-        }
+        if (o->op == TOP_STORE) stored(w, o);
         when(w, o);
         break;
     case TOP_MAP:
@@ -350,20 +368,10 @@ static void operands(Printer *w, const TOp *o) {
         ssd_text_printf(t, " %s %s %s", a, ax[0], o->flags & TF_HALVES ? "halves" : "adjacent");
         break;
     case TOP_INV: ssd_text_printf(t, " %s %s %s", a, ax[0], ax[1]); break;
-    case TOP_FILL:
-        ssd_text_printf(t, " ");
-        expr(w, o->e, w->p->exs.v[o->e].kind == EX_NUM ? 0 : P_ATOM + 1, value);
-        ssd_text_printf(t, "[");
-        axis_list(w, w->p->vals.v[o->out].ax, w->p->vals.v[o->out].naxes);
-        ssd_text_printf(t, "]");
-        break;
+    case TOP_FILL: filled(w, o, value); break;
     case TOP_FOR:
     case TOP_EACH:
-        ssd_text_printf(t, " %s in ", val_name(w, o->var));
-        expr(w, o->lo, P_SUM, tight);
-        ssd_text_printf(t, "..");
-        expr(w, o->hi, P_SUM, tight);
-        if (o->flags & TF_REV) ssd_text_printf(t, " rev");
+        turns(w, o);
         carries(w, o);
         break;
     case TOP_YIELD:

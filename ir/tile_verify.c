@@ -511,6 +511,24 @@ static const u8 op_stratum[TOP__COUNT] = {
 #include "tile_ops.def"
 };
 
+static void check_square(Check *c) {
+    const TOp *o = c->op;
+    operand(c, o->a, o->ax[0]), operand(c, o->a, o->ax[1]), float_operand(c, o->a);
+    if (o->ax[0] == o->ax[1] || size(c, o->ax[0]) != size(c, o->ax[1]))
+        fail(c, "the matrix is not square");
+}
+
+static void check_store(Check *c) {
+    const TOp *o = c->op;
+    Set s = access(c);
+    if (c->p->tensors.v[o->tensor].role == T_IN) fail(c, "a store to an input");
+    Info in = expr(c, o->e);
+    if (!within(&in.axes, &s)) fail(c, "the value has an axis that no index has");
+    if (type(c, o->e) == SSD_BOOL ||
+        (type(c, o->e) == SSD_F32 && c->p->tensors.v[o->tensor].dtype == SSD_I32))
+        fail(c, "the value has another type than the tensor");
+}
+
 static void check_op(Check *c, const TOp *loop) {
     const TOp *o = c->op;
     Set s = {0};
@@ -524,15 +542,7 @@ static void check_op(Check *c, const TOp *loop) {
         result_type(c, c->p->tensors.v[o->tensor].dtype == SSD_I32 ? SSD_IDX : SSD_F32);
         break;
     case TOP_PREFETCH: access(c); break;
-    case TOP_STORE:
-        s = access(c);
-        if (c->p->tensors.v[o->tensor].role == T_IN) fail(c, "a store to an input");
-        in = expr(c, o->e);
-        if (!within(&in.axes, &s)) fail(c, "the value has an axis that no index has");
-        if (type(c, o->e) == SSD_BOOL ||
-            (type(c, o->e) == SSD_F32 && c->p->tensors.v[o->tensor].dtype == SSD_I32))
-            fail(c, "the value has another type than the tensor");
-        break;
+    case TOP_STORE: check_store(c); break;
     case TOP_MAP:
         in = expr(c, o->e);
         result(c, &in.axes);
@@ -570,9 +580,7 @@ static void check_op(Check *c, const TOp *loop) {
     case TOP_CAT: check_cat(c); break;
     case TOP_PICK: check_pick(c); break;
     case TOP_INV:
-        operand(c, o->a, o->ax[0]), operand(c, o->a, o->ax[1]), float_operand(c, o->a);
-        if (o->ax[0] == o->ax[1] || size(c, o->ax[0]) != size(c, o->ax[1]))
-            fail(c, "the matrix is not square");
+        check_square(c);
         s = axes_of(c, o->a);
         result(c, &s);
         result_type(c, SSD_F32);
