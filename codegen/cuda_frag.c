@@ -69,19 +69,9 @@ static const char *column_of(Cuda *c, const Grid2 *g) {
     return ssd_arena_printf(c->a, "col + e %% %lld / 2 * 8", (long long)g->words);
 }
 
-static bool uses_axis(const Cuda *c, Ex e, u8 axis) { // as an index
-    if (!e) return false;
-    const Expr *x = &c->p->exs.v[e];
-    if (x->kind == EX_AXIS) return x->axis == axis;
-    for (int i = 0; i < x->nidx; i++)
-        if (uses_axis(c, x->idx[i], axis)) return true;
-    for (int i = 0; x->kind == EX_FN && i < ssd_fns[x->fn].arity; i++)
-        if (uses_axis(c, x->arg[i], axis)) return true;
-    return false;
-}
 static bool op_uses_axis(const Cuda *c, const TOp *o, Ex e, u8 axis) {
-    bool uses = uses_axis(c, e, axis) || uses_axis(c, o->when, axis);
-    for (int i = 0; i < o->nidx; i++) uses |= uses_axis(c, o->idx[i], axis);
+    bool uses = ssd_ex_names(c->p, e, axis) || ssd_ex_names(c->p, o->when, axis);
+    for (int i = 0; i < o->nidx; i++) uses |= ssd_ex_names(c->p, o->idx[i], axis);
     return uses;
 }
 
@@ -591,7 +581,7 @@ void ssd_cuda_lane_pick(Cuda *c, const TOp *o) {
     }
     ssd_cuda_line(c, "#pragma unroll");
     ssd_cuda_open(c, "for (int e = 0; e < %lld; e++)", n);
-    if (uses_axis(c, o->e, o->ax[0]))
+    if (ssd_ex_names(c->p, o->e, o->ax[0]))
         ssd_cuda_line(c, "const int %s = lane*%lld + e;", c->axis[o->ax[0]], n);
     ssd_cuda_line(c, "%s[e] = lane_at<%lld>(%s, min(max(%s, 0), %lld));", to, n, from,
                   ssd_cuda_ex(c, o->e), last);

@@ -266,26 +266,15 @@ static bool classify(Timer *t, TOp *o) {
 }
 
 // --- Where values begin -------------------------------------------------------------------------
-static bool names(const Prog *p, Ex e, u8 axis) {
-    const Expr *x = &p->exs.v[e];
-    if (!e) return false;
-    if (x->kind == EX_AXIS) return x->axis == axis;
-    for (int i = 0; i < x->nidx; i++)
-        if (names(p, x->idx[i], axis)) return true;
-    for (int i = 0; x->kind == EX_FN && i < ssd_fns[x->fn].arity; i++)
-        if (names(p, x->arg[i], axis)) return true;
-    return false;
-}
-
 // Is the value an index and nothing else, of tiles whose rows it runs along?
 static bool only_index(const Timer *t, const TBlock *b) {
     for (const TOp *o = b->first; o; o = o->next) {
         int axes = o->out ? val(t, o->out)->naxes : 2;
-        if (names(t->p, o->e, t->value) || names(t->p, o->e2, t->value) ||
-            names(t->p, o->when, t->value) || memchr(o->ax, t->value, sizeof o->ax))
+        if (ssd_ex_names(t->p, o->e, t->value) || ssd_ex_names(t->p, o->e2, t->value) ||
+            ssd_ex_names(t->p, o->when, t->value) || memchr(o->ax, t->value, sizeof o->ax))
             return false;
         for (int d = 0; d < o->nidx; d++)
-            if (names(t->p, o->idx[d], t->value) &&
+            if (ssd_ex_names(t->p, o->idx[d], t->value) &&
                 (ex(t, o->idx[d])->kind != EX_AXIS || axes != 2))
                 return false;
         if (!only_index(t, &o->body)) return false;
@@ -300,7 +289,7 @@ static void find_shift(Timer *t) {
     if (!t->wgmma || !only_index(t, &t->k->body)) return;
     for (const TOp *o = t->loop->body.first; o && !t->shift; o = o->next) {
         if (o->op == TOP_LOAD && ssd_role_narrow(t, o) && val(t, o->out)->naxes == 2 &&
-            names(t->p, o->idx[o->nidx - 1], t->value))
+            ssd_ex_names(t->p, o->idx[o->nidx - 1], t->value))
             t->shift = ssd_role_shift(t->p, o);
     }
 }

@@ -268,6 +268,17 @@ i64 ssd_ex_divisor(const Prog *p, Ex e, Val v) {
     return a->kind == EX_VAL && a->val == v && n->kind == EX_NUM ? (i64)n->num : 0;
 }
 
+bool ssd_ex_names(const Prog *p, Ex e, u8 axis) {
+    const Expr *x = at(p, e);
+    if (!e) return false;
+    if (x->kind == EX_AXIS) return x->axis == axis;
+    for (int i = 0; i < x->nidx; i++)
+        if (ssd_ex_names(p, x->idx[i], axis)) return true;
+    for (int i = 0; x->kind == EX_FN && i < ssd_fns[x->fn].arity; i++)
+        if (ssd_ex_names(p, x->arg[i], axis)) return true;
+    return false;
+}
+
 static void add_axis(u8 *out, int *n, u8 axis) {
     for (int i = 0; i < *n; i++)
         if (out[i] == axis) return;

@@ -199,6 +199,7 @@ Ex ssd_ex_load(Prog *p, u16 tensor, const Ex *idx, int nidx);
 Ex ssd_ex_fn(Prog *p, FnCode f, Ex a, Ex b, Ex c);
 // n where e is `v//n`, as a head finds its group; 0: it is not.
 i64 ssd_ex_divisor(const Prog *p, Ex e, Val v);
+bool ssd_ex_names(const Prog *p, Ex e, u8 axis); // is the axis an index in it? (0: nothing)
 // The axes of an expression: those of its tiles and axis indices, in order of first appearance.
 int ssd_ex_axes(const Prog *p, Ex e, u8 out[8]);
 // Rebuilds an expression bottom-up through the folding builders: f sees each node with its operands
