@@ -338,14 +338,14 @@ template <int rows, int columns, int used, int tiles, int threads, bool own, int
         else send_part<rows, columns, used, threads, own, 2>(tile, thread, p);
     }
 }
-// A tile whose rows begin with, and end with, columns of others: whole pieces of 16 bytes, then what is left at both ends.
-// The role's products are done by then and nothing hides this: as few instructions as can be.
 DEVICE void store_if(bool yes, void *to, uint4 v) {
     asm volatile(IF(5) "st.global.v4.u32 [%4], {%0,%1,%2,%3}; }" ::"r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w), GLOBAL(to), "r"((int)yes) : "memory");
 }
 DEVICE void store_if(bool yes, void *to, u16 v) {
     asm volatile(IF(2) "st.global.u16 [%1], %0; }" ::"h"(v), GLOBAL(to), "r"((int)yes) : "memory");
 }
+// A tile whose rows begin with, and end with, columns of others: whole pieces of 16 bytes, then what is left at both ends.
+// The role's products are done by then and nothing hides this: as few instructions as can be.
 template <int rows, int columns, int threads, class F> DEVICE void send_shifted(u32 tile, u32 thread, F part_at) {
     constexpr int wide = columns / 8, pass = threads / wide, ends = 16, few = threads / ends, ahead = 4;
     static_assert(rows % pass == 0 && pass % 8 == 0 && few % 8 == 0 && rows % (ahead * few) == 0, "steps leave the swizzle as it is");

@@ -165,9 +165,10 @@ bool ssd_trial_agree(Trial *t, double *out_error, Text *why) {
 
 // --- Running: the lowered program in the interpreter, or a kernel ------------------------------
 // "ref" stops in front of placing, "ref1" behind the last pass.
+static bool is_placed(const char *target) { return target[3] == '1'; }
 static const char *last_pass_of(const char *target) {
     int last = ssd_pass_count - 1;
-    for (int i = 1; i < ssd_pass_count && target[3] != '1'; i++)
+    for (int i = 1; i < ssd_pass_count && !is_placed(target); i++)
         if (strcmp(ssd_passes[i].name, "place") == 0) last = i - 1;
     return ssd_passes[last].name;
 }
@@ -180,7 +181,7 @@ static const char *lowered_for(const char *target) {
 
 bool ssd_verify_is_ref(const char *target) {
     if (!target || strncmp(target, "ref", 3)) return false;
-    const char *rest = target + (target[3] == '1' ? 4 : 3);
+    const char *rest = target + (is_placed(target) ? 4 : 3);
     return !*rest || *rest == ':';
 }
 

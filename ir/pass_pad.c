@@ -5,9 +5,9 @@
 //             for c in 0..cdiv(#t, 64) carry s=h0_
 //               B_ = load B[b, c*64+j, h//80, n] : bf16[j n]              n=33: rows of 66 bytes
 //   after   ws B_pad bf16[#b #t 1 40]
-//           kernel pad grid b=#b c=cdiv(#t, 64) u=1
-//             B_ = load B[b, c*64+j, u, n40] when n40 < 33 : bf16[j n40]
-//             store B_pad[b, c*64+j, u, n40] = B_
+//           kernel pad grid u=#b c=cdiv(#t, 64)
+//             B_ = load B[u, c*64+j64, u1, n40] : bf16[j64 u1 n40]          behind 33: zeros
+//             store B_pad[u, c*64+j64, u1, n40] = B_
 //           kernel scan ..
 //               B_ = load B_pad[b, c*64+j, h//80, n]
 //
@@ -57,10 +57,10 @@ static Reads reads(const Pad *s, const TKernel *k, const TOp *load) {
 static bool worth(const Pad *s, const TKernel *k, const TOp *load) {
     const TTensor *t = &s->p->tensors.v[load->tensor];
     i64 row = (i64)ex(s, t->dim[t->rank - 1])->num;
-    Reads r = reads(s, k, load);
     bool shifts = s->shifted && ex(s, load->idx[load->nidx - 1])->axis == s->shifted &&
                   ssd_role_shift(s->p, load);
     if (s->asked >= 0) return s->asked && !shifts;
+    Reads r = reads(s, k, load);
     if (row % 2 == 0) return r.readers >= MANY;
     return r.readers >= r.rows || (row > LONG && !shifts);
 }

@@ -80,13 +80,16 @@
 //             `tri r c = e below f`: blocks of 16 x 16 wholly below the diagonal take f
 //     store   from @acc, @lane, @scalar: to a tensor, element by element
 //     send    @sw128 -> tensor
+//
 // A fetch that is `loose` starts at a multiple of 16 bytes, counted along its tensor's rows and
 // those dimensions that make them whole (ssd_timed_along); what its tile gets beside the ends of a
-// row, the last index out of range, may be anything: it must reach no sum and no tensor. A slot's
-// tile with `run n` holds equal elements in aligned runs of n. An asynchronous product reads its
-// operands at any time before its wait; nothing may be written there. Products of a role finish in
-// the order of issue, so `wait v pending n` also waits for all older ones. None is under way at the
-// end of a loop's body, nor at a branch.
+// row, the last index out of range, may be anything: it must reach no sum and no tensor.
+//
+// A slot's tile with `run n` holds equal elements in aligned runs of n.
+//
+// An asynchronous product reads its operands at any time before its wait; nothing may be written
+// there. Products of a role finish in the order of issue, so `wait v pending n` also waits for all
+// older ones. None is under way at the end of a loop's body, nor at a branch.
 //
 // Fields of TOp: RING out depth copies body (of SLOT ops: out) · REGS out (dtype) depth (32-bit
 // registers) · ROLE out warps copies regs var (the copy, 0 when there is one) body · ACQUIRE
