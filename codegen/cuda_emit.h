@@ -40,6 +40,11 @@ typedef struct CudaView {
     i64 stride[6];      // in elements or bytes
 } CudaView;
 
+typedef struct CudaOdd { // a tile of rows that were fetched as they begin in memory
+    i64 rows, used;
+    const char *tile, *odd; // and how far they are to be shifted
+} CudaOdd;
+
 typedef struct Cuda {
     const Prog *p;
     const Machine *m;
@@ -80,10 +85,10 @@ typedef struct Cuda {
     VEC(const TOp *) flying; // products under way, in the order of issue
     int nloads;              // of slots' tiles, in this role (cuda_loads.c)
     Val load_ring[64];
-    u64 *loads_of;             // by register value: what it is made of
-    u64 settled;               // those that have surely returned
-    VEC(ArtMap) maps;          // of the kernel
-    VEC(const char *) settles; // of odd rows that were fetched right before the op at hand
+    u64 *loads_of;        // by register value: what it is made of
+    u64 settled;          // those that have surely returned
+    VEC(ArtMap) maps;     // of the kernel
+    VEC(CudaOdd) settles; // fetched right before the op at hand
 } Cuda;
 
 // --- Text ---------------------------------------------------------------------------------------

@@ -383,6 +383,22 @@ static bool is_odd(Cuda *c, const TOp *o, const Move *m) {
            expected_unit(c, o) == 2 && m->n > 1 && m->leading == 1 && used_columns(c, o, m) % 2 &&
            part(c, o, m);
 }
+// Tiles alike in one call.
+static void settle(Cuda *c) {
+    for (u32 i = 0; i < c->settles.n;) {
+        CudaOdd first = c->settles.v[i];
+        const char *tiles = "";
+        for (; i < c->settles.n; i++) {
+            CudaOdd o = c->settles.v[i];
+            if (o.rows != first.rows || o.used != first.used) break;
+            tiles = ssd_arena_printf(c->a, "%s, %s, %s", tiles, o.tile, o.odd);
+        }
+        ssd_cuda_line(c, "settle_odd<%lld, %lld, %d>(%s%s);", (long long)first.rows,
+                      (long long)first.used, ssd_cuda_role_threads(c), ssd_cuda_thread(c), tiles);
+    }
+    c->settles.n = 0;
+}
+
 void ssd_cuda_move(Cuda *c, const TOp *o) {
     Move m = move_of(c, o);
     const char *odd = NULL;
@@ -390,13 +406,9 @@ void ssd_cuda_move(Cuda *c, const TOp *o) {
         const char *tile = c->name[ssd_cuda_view_of(c, o->a)->base];
         odd = ssd_cuda_name(c, ssd_arena_printf(c->a, "%sodd", tile));
         ssd_cuda_line(c, "u32 %s = 0;", odd);
-        vec_push(c->a, &c->settles,
-                 ssd_arena_printf(c->a, "settle_odd<%lld, %lld, %d>(%s, %s, %s);",
-                                  (long long)m.size[m.n - 2], (long long)used_columns(c, o, &m),
-                                  ssd_cuda_role_threads(c), m.tile, ssd_cuda_thread(c), odd));
+        CudaOdd fetched = {m.size[m.n - 2], used_columns(c, o, &m), m.tile, odd};
+        vec_push(c->a, &c->settles, fetched);
     }
     move(c, o, &m, odd);
-    if (o->next && o->next->op == TOP_FETCH) return;
-    for (u32 i = 0; i < c->settles.n; i++) ssd_cuda_line(c, "%s", c->settles.v[i]);
-    c->settles.n = 0;
+    if (!o->next || o->next->op != TOP_FETCH) settle(c);
 }

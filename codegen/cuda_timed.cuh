@@ -132,6 +132,7 @@ template <class T> DEVICE Part<T> part(T *first, i64 down, i64 across, int top, 
     return {first, down, across, top, bottom, left, right};
 }
 template <class V> DEVICE void put_piece(u32 to, V v) { *(V *)__cvta_shared_to_generic(to) = v; }
+DEVICE uint4 get_piece(u32 from) { return *(const uint4 *)__cvta_shared_to_generic(from); }
 // Copies arrive at barriers by themselves: behind what was written plainly beside them.
 DEVICE void written() { __threadfence_block(); }
 // Lanes for `wide` pieces beside each other: many, for whole lines of memory, but few of them idle; and so many that the
@@ -143,21 +144,18 @@ static DEVICE constexpr int lanes_beside(int wide, int threads, int rows) {
     return n;
 }
 // In pieces of 16, 8 or 4 bytes, of `reach` columns. A thread keeps to a column and goes down the rows, several at a time.
-// `anywhere`: a row is copied from the piece of memory on that it begins in. `tall`: rows of the whole tile.
-template <int rows, int reach, int threads, int unit, bool anywhere = false, int tall = rows, class T> DEVICE void fetch_part(u32 tile, int thread, const Part<T> &p) {
-    constexpr int step = unit / 2, wide = reach / step, beside = lanes_beside(wide, anywhere ? threads / step : threads, rows), pass = threads / beside;
-    constexpr int most = WGMMA && !anywhere ? 8 : 4, ahead = rows % (most * pass) == 0 ? most : 1;
+template <int rows, int reach, int threads, int unit, class T> DEVICE void fetch_part(u32 tile, int thread, const Part<T> &p) {
+    constexpr int step = unit / 2, wide = reach / step, beside = lanes_beside(wide, threads, rows), pass = threads / beside;
+    constexpr int most = WGMMA ? 8 : 4, ahead = rows % (most * pass) == 0 ? most : 1;
     static_assert((pass & (pass - 1)) == 0, "a step down changes the same bits of the swizzle in every row");
     static_assert(pass <= rows, "no thread is beside the tile");
     const int first = thread / beside;  // of its rows
     const i64 down = pass * p.down * 2;
     #pragma unroll 1
     for (int column = thread % beside * step; column < reach; column += beside * step) {
-        const u32 to = piece_at<tall>(tile, first, column / 8) + column % 8 * 2;
+        const u32 to = piece_at<rows>(tile, first, column / 8) + column % 8 * 2;
         u64 from = (u64)p.at(first, column);
-        const int before = anywhere ? (int)(from & (unit - 1)) : 0;  // in all its rows, which are whole pieces apart
-        const int there = maximum(minimum(2 * (p.right - column) + before, unit), 0);
-        from -= before;
+        const int there = maximum(minimum(2 * (p.right - column), unit), 0);
         asm volatile("" : "+l"(from));  // an address, not to be put together again for each copy
         if (ahead > 1 && p.top <= 0 && p.bottom >= rows) {
             #pragma unroll 1
@@ -200,70 +198,109 @@ template <int rows, int columns, int threads, class T> DEVICE void fetch_slowly(
     }
     written();
 }
-// Rows of an odd number of elements are copied from the granule of memory (16 bytes) on that they begin in; from the word
-// where a tile has no room for a granule more, or that would take twice the lanes. settle_odd then shifts them to their
-// places. Each warp has its rows.
-static DEVICE constexpr int lanes_of(int pieces) { return pieces > 8 ? 16 : pieces > 4 ? 8 : pieces > 2 ? 4 : pieces; }
-static DEVICE constexpr int odd_pieces(int used) {  // of a row in memory, at most
-    const int all = (2 * used + 29) / 16, least = used / 8 + 1;
-    return 2 * used + 14 <= (used + 63) / 64 * 128 && all > least && lanes_of(all) == lanes_of(least) ? all : least;
+// Rows of an odd number of elements are copied in pieces from the one on that they begin in, and then shifted into place,
+// a row by one thread. Where a tile has no room for the last piece, its words go into the gap that is left in front:
+//     memory   --abc|defgh|ij---      in the tile   ijabc|defgh      shifted   abcde|fghij
+template <int used> DEVICE constexpr int odd_pieces() { return (used + 14) / 8; }  // of a row in memory, at most
+template <int used> DEVICE constexpr int odd_there() {                             // and of a tile's row
+    constexpr int all = odd_pieces<used>(), room = (used + 63) / 64 * 8;
+    return all < room ? all : room;
 }
-static DEVICE constexpr int odd_unit(int used) { return 8 * odd_pieces(used) >= used + 7 ? 16 : 4; }
-enum OddRows { ODD = 64, ODD_STEP = 8 };  // how far the first row lies from a granule, and the rows from each other, in elements
-template <int rows, int used, int threads, class T> DEVICE u32 fetch_odd(u32 tile, int thread, Part<T> p) {
-    constexpr int mine = rows / (threads / 32);
+template <int rows> DEVICE u32 next_piece(u32 first, int k) { return (first ^ (k % 8 << 4)) + k / 8 * (rows * 128); }
+enum OddRows { ODD = 64, ODD_STEP = 8 };  // how far the first row lies from a piece, and the rows from each other, in elements
+template <int rows, int used, int threads, class T> DEVICE u32 fetch_odd(u32 tile, u32 thread, const Part<T> &p) {
+    constexpr int all = odd_pieces<used>(), there = odd_there<used>(), pair = rows % (2 * threads) == 0 ? 2 : 1;
+    constexpr bool wraps = there < all;
     asm volatile("" : "+r"(thread));  // what follows from it is not kept through the role's loop
-    const u32 odd = ODD + ((u32)p.down & 7) * ODD_STEP + ((u32)(u64)p.first >> 1 & 7);
-    const int row = thread / 32 * mine;
-    p.first += row * p.down, p.top -= row, p.bottom -= row;
-    fetch_part<mine, 8 * odd_pieces(used), 32, odd_unit(used), true, rows>(tile + row * 128, thread % 32, p);
-    return odd;
-}
-template <int rows, int used, int threads> DEVICE void settle_odd(u32 tile, int thread, u32 odd) {
-    constexpr int unit = odd_unit(used), pieces = odd_pieces(used), wide = pieces < 16 ? pieces : 16;
-    constexpr int lanes = lanes_of(wide), group = 32 / lanes;  // a row's, and rows beside
-    constexpr int mine = rows / (threads / 32), pair = unit == 4 && mine >= 2 * group ? 2 : 1, turn = group * pair < 8 ? 8 / group : pair;
-    static_assert(mine % (turn * group) == 0, "a warp has whole turns of the swizzle");
-    if (odd % ODD == 0) return;
-    asm volatile("cp.async.wait_all;" ::: "memory");
-    __syncwarp();
-    asm volatile("" : "+r"(thread));
-    const int first = thread / 32 * mine + thread % 32 / lanes;
     #pragma unroll 1
-    for (int from = 0; from < pieces; from += wide) {
-        const int k = from + thread % lanes, last = minimum(from + wide, pieces) - 1;  // k beyond it: a lane without work
-        const bool here = k <= last, more = here && k + 1 < pieces;
-        const u32 at = piece_at<rows>(tile, first, minimum(k, last)), behind = piece_at<rows>(tile, first, k + 1);
-        #pragma unroll 1
-        for (int row = 0; row < mine; row += turn * group) {
+    for (u32 above = 0; above < rows && (rows % threads == 0 || above + thread < rows); above += pair * threads) {
+        u64 from[pair];
+        u32 to[pair];
+        int bytes[pair];  // from there on, up to the row's end
+        #pragma unroll
+        for (int i = 0; i < pair; i++) {
+            const u32 r = above + i * threads + thread;
+            from[i] = (u64)p.at(r, 0), to[i] = (tile + r * 128) ^ (r % 8 << 4);
+            const int before = (int)(from[i] & 15);
+            from[i] -= before, bytes[i] = p.has(r) ? 2 * used + before : 0;
+            asm volatile("" : "+l"(from[i]));  // an address, not to be put together again for each copy
             #pragma unroll
-            for (int i = 0; i < turn; i += pair) {
-                uint4 v[pair], next[pair];
-                #pragma unroll
-                for (int j = 0; j < pair; j++) {
-                    const u32 turned = (i + j) * group % 8 << 4, down = (row + (i + j) * group) * 128;
-                    v[j] = *(const uint4 *)__cvta_shared_to_generic((at ^ turned) + down);
-                    next[j] = make_uint4(0, 0, 0, 0);
-                    if (more && unit == 16) next[j] = *(const uint4 *)__cvta_shared_to_generic((behind ^ turned) + down);
-                    if (more && unit == 4) next[j].x = *(const u32 *)__cvta_shared_to_generic((behind ^ turned) + down);
-                }
-                __syncwarp();
-                #pragma unroll
-                for (int j = 0; j < pair; j++) {
-                    const u32 by = odd + odd / ODD_STEP * (first + row + (i + j) * group);
-                    u32 w[8] = {v[j].x, v[j].y, v[j].z, v[j].w, next[j].x, next[j].y, next[j].z, next[j].w};
-                    #pragma unroll
-                    for (int e = 0; e < 6 && unit == 16; e++) w[e] = by & 4 ? w[e + 2] : w[e];
-                    #pragma unroll
-                    for (int e = 0; e < 5 && unit == 16; e++) w[e] = by & 2 ? w[e + 1] : w[e];
-                    #pragma unroll
-                    for (int e = 0; e < 4; e++) w[e] = (u32)(((u64)w[e + 1] << 32 | w[e]) >> (by & 1) * 16);
-                    const u32 turned = (i + j) * group % 8 << 4, down = (row + (i + j) * group) * 128;
-                    if (here) put_piece((at ^ turned) + down, make_uint4(w[0], w[1], w[2], w[3]));
-                }
+            for (int e = 0; e < 16 && wraps; e += 4) {
+                const int at = e + 4 > before ? e : e + 16 * there;
+                copy<4>(to[i] + e, (const T *)(from[i] + at), maximum(minimum(bytes[i] - at, 4), 0));
             }
         }
-        __syncwarp();
+        #pragma unroll 4
+        for (int k = wraps; k < used / 8; k++)
+            #pragma unroll
+            for (int i = 0; i < pair; i++)
+                copy<16>(next_piece<rows>(to[i], k), (const T *)(from[i] + 16 * k), bytes[i] ? 16 : 0);
+        #pragma unroll
+        for (int k = used / 8; k < there; k++)
+            #pragma unroll
+            for (int i = 0; i < pair; i++)
+                copy<16>(next_piece<rows>(to[i], k), (const T *)(from[i] + 16 * k), maximum(minimum(bytes[i] - 16 * k, 16), 0));
+    }
+    return ODD + ((u32)p.down & 7) * ODD_STEP + ((u32)(u64)p.first >> 1 & 7);
+}
+// Words of a row go in, the last one first, and come out shifted down by some elements.
+struct Shift {
+    bool four, two;
+    u32 bits, behind[2], by_four, by_two;  // what came last, after each step
+
+    DEVICE u32 next(u32 word) {
+        const u32 a = four ? behind[1] : word, b = two ? by_four : a, out = (u32)(((u64)by_two << 32 | b) >> bits);
+        behind[1] = behind[0], behind[0] = word, by_four = a, by_two = b;
+        return out;
+    }
+    DEVICE uint4 next(uint4 v) {
+        v.w = next(v.w), v.z = next(v.z), v.y = next(v.y), v.x = next(v.x);
+        return v;
+    }
+};
+template <int rows, int used, int threads> DEVICE void settle_rows(u32 tile, u32 thread, u32 odd) {
+    constexpr int there = odd_there<used>(), more = used % 8, pair = rows % (2 * threads) == 0 ? 2 : 1;
+    constexpr bool wraps = there < odd_pieces<used>();
+    asm volatile("" : "+r"(thread));
+    #pragma unroll 1
+    for (u32 above = 0; above < rows && (rows % threads == 0 || above + thread < rows); above += pair * threads) {
+        u32 at[pair];
+        uint4 v[pair];
+        Shift shift[pair];
+        #pragma unroll
+        for (int i = 0; i < pair; i++) {
+            const u32 r = above + i * threads + thread, by = odd + odd / ODD_STEP * r;
+            at[i] = (tile + r * 128) ^ (r % 8 << 4);
+            shift[i] = {(by & 4) != 0, (by & 2) != 0, (by & 1) * 16, {0, 0}, 0, 0};
+            if (wraps) shift[i].next(get_piece(at[i]));
+            v[i] = get_piece(next_piece<rows>(at[i], there - 1));
+        }
+        #pragma unroll 1
+        for (int k = there - 1; k >= 0; k--) {
+            #pragma unroll
+            for (int i = 0; i < pair; i++) {
+                uint4 w = shift[i].next(v[i]);
+                if (k) v[i] = get_piece(next_piece<rows>(at[i], k - 1));
+                if (wraps && k == there - 1) {  // behind the row's end came what lies before its beginning
+                    if (more < 4) w.y &= 0xffff, w.z = 0;
+                    if (more == 5) w.z &= 0xffff;
+                    w.w = more < 7 ? 0 : w.w & 0xffff;
+                }
+                put_piece(next_piece<rows>(at[i], k), w);
+            }
+        }
+    }
+}
+// One tile behind the other: it is the same code.
+template <int rows, int used, int threads, class... Tiles> DEVICE void settle_odd(int thread, Tiles... tiles_and_odds) {
+    constexpr int n = sizeof...(tiles_and_odds);
+    u32 v[n] = {tiles_and_odds...};
+    asm volatile("cp.async.wait_all;" ::: "memory");
+    #pragma unroll 1
+    for (int t = 0; t < n; t += 2) {
+        if (v[1] % ODD) settle_rows<rows, used, threads>(v[0], thread, v[1]);
+        #pragma unroll
+        for (int i = 2; i < n; i++) v[i - 2] = v[i];
     }
     written();
 }
@@ -279,7 +316,7 @@ template <int rows, int columns, int used, int tiles, int threads, int often, cl
             odd = 0;
             if (p.dense()) odd = fetch_odd<rows, used, threads>(tile, thread, p);
             else fetch_slowly<rows, columns, threads>(tile, thread, p);
-            if (tiles > 1) settle_odd<rows, used, threads>(tile, thread, odd);
+            if (tiles > 1) settle_odd<rows, used, threads>(thread, tile, odd);
         } else if constexpr (often > 2) {
             if (p.unit() >= often) fetch_part<rows, reach, threads, often>(tile, thread, p);
             else fetch_slowly<rows, columns, threads>(tile, thread, p);
