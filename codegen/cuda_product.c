@@ -141,6 +141,13 @@ static void hold(Cuda *c, const TOp *o) {
                   regs(c, o->out));
 }
 
+// Is the op in a loop that is unrolled?
+static bool repeated(const TBlock *b, const TOp *o, bool each) {
+    for (const TOp *x = b->first; x; x = x->next)
+        if ((x == o && each) || repeated(&x->body, o, each || x->op == TOP_EACH)) return true;
+    return false;
+}
+
 static void wgmma(Cuda *c, const TOp *o, const Product *p) {
     enum { PART = 8 };
     bool many = p->rows > 64;
@@ -160,6 +167,10 @@ static void wgmma(Cuda *c, const TOp *o, const Product *p) {
     // for a later one need not have its registers yet. All at once, ptxas would serialise every
     // step.
     i64 steps = p->depth / 16, part = o->flags & TF_ASYNC || p->shared_a ? steps : PART;
+    // One step that begins a sum anew, twice over: for ptxas the first sum lives on (C7511).
+    if (steps == 1 && !o->c && repeated(&c->role->body, o, false))
+        ssd_cuda_line(c, "clear<%lld>(%s);", (long long)p->rows / 64 * p->columns / 2,
+                      regs(c, o->out));
     for (i64 from = 0; from < steps; from += part) {
         if (from) ssd_cuda_line(c, "wgmma_wait<0>();");
         hold(c, o);

@@ -220,11 +220,19 @@ static void add(Job j) {
 // operands that a role computes.
 static void sizes(const char *arch) {
     static const char *const wide[] = {"head_dim=128", "state_size=192", "state_size=256"};
-    static const char *const dims[] = {
-        "heads=24",       "heads=79",      "groups=80",
-        "head_dim=32",    "state_size=64", "heads=81 head_dim=80 state_size=96",
-        "state_size=100", "head_dim=127",  "heads=11 head_dim=60 state_size=33",
-        "head_dim=33",    "heads=79 head_dim=19"};
+    static const char *const dims[] = {"heads=24",
+                                       "heads=79",
+                                       "groups=80",
+                                       "head_dim=32",
+                                       "state_size=64",
+                                       "heads=81 head_dim=80 state_size=96",
+                                       "state_size=100",
+                                       "head_dim=127",
+                                       "heads=11 head_dim=60 state_size=33",
+                                       "head_dim=33",
+                                       "heads=79 head_dim=19",
+                                       "groups=80 head_dim=33 state_size=5",
+                                       "groups=80 state_size=127"};
     for (size_t i = 0; i < COUNTOF(wide); i++) add((Job){CORE, arch, "forward", NULL, wide[i]});
     if (strcmp(arch, "sm_90a")) return;
     for (size_t i = 0; i < COUNTOF(dims); i++) add((Job){CORE, arch, "forward", NULL, dims[i]});
