@@ -6,6 +6,7 @@
 // where short chunks do less work; a band is quadratic inside its width; a step is one token of the
 // recurrence.
 #include "pass.h"
+#include "role.h"
 
 static const char *const reasons[] = {
 #define REASON(id, text) [REASON_##id] = #id ": " text,
@@ -26,6 +27,7 @@ typedef struct Needs {
     bool carry;  // an ssd whose state is carried from chunk to chunk
     bool cooked; // one takes tiles that each head computes of what tensors hold
     bool cat;    // operands are put together: no roles
+    bool apart;  // no head has anything in common with another
 } Needs;
 
 static bool has_feature(const Graph *g, Ref r, const SsdAxes *ax) {
@@ -49,8 +51,36 @@ static bool computed(const Graph *g, Ref r, const SsdAxes *ax) {
     return computed(g, n->arg[tile], ax);
 }
 
+// Does each head read tiles that no other does, of 16-bit numbers, which bulk copies are for?
+static bool own(const Graph *g, Ref r, const SsdAxes *ax) {
+    const Node *n = &g->nodes.v[r];
+    if (!r || !has_feature(g, r, ax)) return true;
+    if (n->op == OP_IN) {
+        if (ssd_dtype_size((ssd_dtype)n->dtype) != 2) return false;
+        if (ssd_graph_has_axis(g, r, ax->head)) return true;
+        for (AxisId y = 1; y < g->axes.n; y++)
+            if (g->axes.v[y].kind == AX_GROUP && ssd_graph_has_axis(g, r, y))
+                return g->axes.v[y].size == g->axes.v[ax->head].size;
+        return false;
+    }
+    for (u32 i = 0; i < COUNTOF(n->arg); i++)
+        if (!own(g, n->arg[i], ax)) return false;
+    return true;
+}
+
+// Then each has a block of its own on a GPU: more slots for what is under way, and none waits for
+// another's. Not where values take several blocks, which read the same keys, nor where lanes copy
+// rows of an odd number of elements: beside two heads there are more of them.
+static bool apart(const Graph *g, const Node *n, const SsdAxes *ax) {
+    i64 keys = 1, values = 1, heads = ax->head ? g->axes.v[ax->head].size : 1;
+    for (int d = 0; d < ax->nkey; d++) keys *= g->axes.v[ax->key[d]].size;
+    for (int d = 0; d < ax->nvalue; d++) values *= g->axes.v[ax->value[d]].size;
+    bool odd = keys % 2 || (values % 2 && heads * values % PIECE);
+    return ax->head && values <= VALUES && !odd && own(g, n->arg[0], ax) && own(g, n->arg[1], ax);
+}
+
 static Needs needs(const Graph *g) {
-    Needs f = {0};
+    Needs f = {.apart = true};
     for (Ref r = 1; r < g->nodes.n; r++) {
         const Node *n = &g->nodes.v[r];
         f.cat |= n->op == OP_CAT;
@@ -60,6 +90,7 @@ static Needs needs(const Graph *g) {
         f.carry |= !n->k && !(n->flags & SSD_FULL);
         SsdAxes ax = ssd_graph_ssd_axes(g, r);
         for (int i = 0; i < 3; i++) f.cooked |= computed(g, n->arg[i], &ax);
+        f.apart &= apart(g, n, &ax);
         if (!n->arg[3]) continue;
         bool key = false, value = false;
         for (int d = 0; d < ax.nkey; d++) key |= ssd_graph_has_axis(g, n->arg[3], ax.key[d]);
@@ -133,12 +164,12 @@ bool ssd_pass_form(Unit *u) {
     if (!s->q) s->q = want;
     if (s->q < 1 || s->q > 1024) return refuse(u, REASON_CHUNK_RANGE);
     // A GPU's tensor cores form scores again, and feed two heads of one group from the same keys; a
-    // block that computes its operands is busy with one.
+    // block that computes its operands is busy with one, and heads that are `apart` need no other.
     bool gpu = u->machine && u->machine->gpu;
     if (!s->block) s->block = gpu && u->graph->step ? step_rows(u->graph) : 8;
     if (s->hoist < 0) s->hoist = s->form == FORM_CHUNKED && !gpu;
     if (!s->heads && gpu && s->form == FORM_CHUNKED && !f.vector_decay)
-        s->heads = u->machine->wgmma && s->wgmma && !f.cooked ? 2 : 1;
+        s->heads = u->machine->wgmma && s->wgmma && !f.cooked && !f.apart ? 2 : 1;
     if (!choose_split(u, &f)) return false;
     return memcmp(&asked, s, sizeof asked) != 0;
 }

@@ -11,58 +11,52 @@
 //           kernel scan ..
 //               B_ = load B_pad[b, c*64+j, h//80, n]
 //
-// Bulk copies take rows of whole pieces; lanes that copy others keep a kernel waiting. The price is
-// to read and write the tensor once more. On an H100 that is won back, with rows of an odd number
-// of elements, when heads share them or they are long (unless `role` can shift them, which costs
-// nothing); with others, when many do.
+// Bulk copies take rows of whole pieces; lanes copy others, which takes longer. The price is to
+// read and write the tensor once more. On an H100 that is won back when many blocks read a row: of
+// an odd number of elements SOME, of others MANY. Odd rows of values that are cut into blocks lanes
+// copy by elements, so those are laid out, too, unless `role` can shift them, which costs nothing.
 //
 // Needs: T0 after scale. Keeps: every number, bit for bit.
 #include "nest.h"
 #include "pass.h"
 #include "role.h"
 
-enum { MANY = 32, LONG = 64 }; // readers of a row; its elements
+enum { SOME = 4, MANY = 32 }; // readers of a row
 
 typedef struct Pad {
     Prog *p;
-    u16 *copy;  // by tensor: its copy in workspace, 0: none
-    int *rows;  // by tensor: the dimension that tiles' rows run along
-    u8 shifted; // axis that `role` shifts in the kernel at hand, 0: none
-    int asked;  // by the schedule: 0 none, 1 all that is not shifted, -1 what is worth it
+    u16 *copy;         // by tensor: its copy in workspace, 0: none
+    int *rows;         // by tensor: the dimension that tiles' rows run along
+    RoleValues values; // of the kernel at hand
+    int asked;         // by the schedule: 0 none, 1 all that is not shifted, -1 what is worth it
 } Pad;
 
 static const Expr *ex(const Pad *s, Ex e) { return &s->p->exs.v[e]; }
 
-// Along variables of the kernel's grid that are of a known number: how many blocks read one row,
-// and how many rows there are of one token. A group's heads find theirs by `h//n`.
-typedef struct Reads {
-    i64 readers, rows;
-} Reads;
-static Reads reads(const Pad *s, const TKernel *k, const TOp *load) {
-    Reads r = {1, 1};
+// How many blocks of the kernel read one row, along grid variables of a known number. A group's
+// heads find theirs by `h//n`.
+static i64 readers(const Pad *s, const TKernel *k, const TOp *load) {
+    i64 n = 1;
     for (int i = 0; i < k->ngrid; i++) {
         const Expr *size = ex(s, k->grid[i].size);
         if (size->kind != EX_NUM) continue;
-        i64 all = (i64)size->num, one = all; // blocks that read one row
-        for (int d = 0; d < load->nidx; d++) {
-            if (!ssd_nest_ex_reads(s->p, load->idx[d], k->grid[i].var)) continue;
-            one = MIN(one, MAX(ssd_ex_divisor(s->p, load->idx[d], k->grid[i].var), 1));
-        }
-        r.readers *= one;
-        r.rows *= all / one;
+        i64 one = (i64)size->num;
+        for (int d = 0; d < load->nidx; d++)
+            if (ssd_nest_ex_reads(s->p, load->idx[d], k->grid[i].var))
+                one = MIN(one, MAX(ssd_ex_divisor(s->p, load->idx[d], k->grid[i].var), 1));
+        n *= one;
     }
-    return r;
+    return n;
 }
 
 static bool worth(const Pad *s, const TKernel *k, const TOp *load) {
     const TTensor *t = &s->p->tensors.v[load->tensor];
     i64 row = (i64)ex(s, t->dim[t->rank - 1])->num;
-    bool shifts = s->shifted && ex(s, load->idx[load->nidx - 1])->axis == s->shifted &&
-                  ssd_role_shift(s->p, load);
+    bool values = ex(s, load->idx[load->nidx - 1])->axis == s->values.axis,
+         shifts = values && s->values.begins && ssd_role_shift(s->p, load);
     if (s->asked >= 0) return s->asked && !shifts;
-    Reads r = reads(s, k, load);
-    if (row % 2 == 0) return r.readers >= MANY;
-    return r.readers >= r.rows || (row > LONG && !shifts);
+    if (row % 2 == 0) return readers(s, k, load) >= MANY;
+    return readers(s, k, load) >= SOME || (values && row > VALUES && !shifts);
 }
 
 // The dimension that the tile's rows run along, with all of the last one beside it; -1: another
@@ -178,7 +172,7 @@ bool ssd_pass_pad(Unit *u) {
              .asked = u->schedule.pad};
     bool changed = false;
     for (u32 k = 0; k < p->kernels.n; k++)
-        if (ssd_role_takes(u, &p->kernels.v[k], &s.shifted))
+        if (ssd_role_takes(u, &p->kernels.v[k], &s.values))
             changed |= loads(&s, &p->kernels.v[k], &p->kernels.v[k].body);
     int made = 0;
     for (u16 i = 1; i < n; i++) {

@@ -638,7 +638,7 @@ static int most_copies(const Unit *u) {
 // where registers allow it or it was asked for, else with those in `heads`, which is slower. Where
 // nothing fits, a few tiles in local memory are better than all of them in shared memory, as
 // kernels without roles have them. out NULL: only whether it has the shape.
-static bool role_kernel(Unit *u, const TKernel *k, TKernel *out, u8 *out_shifted) {
+static bool role_kernel(Unit *u, const TKernel *k, TKernel *out, RoleValues *out_values) {
     static const int lack[] = {0, 32, 64};
     int asked = u->schedule.roles;
     for (u32 i = 0; i < (out ? COUNTOF(lack) : 1); i++)
@@ -649,15 +649,15 @@ static bool role_kernel(Unit *u, const TKernel *k, TKernel *out, u8 *out_shifted
                     t.lack = lack[i];
                     t.even = even;
                     if (!analyse(&t) || (out && !ssd_role_build(&t, out))) continue;
-                    if (out_shifted) *out_shifted = t.shift ? t.value : 0;
+                    if (out_values) *out_values = (RoleValues){t.value, t.shift != 0};
                     return true;
                 }
     return false;
 }
 
-bool ssd_role_takes(Unit *u, const TKernel *k, u8 *out_shifted) {
+bool ssd_role_takes(Unit *u, const TKernel *k, RoleValues *out) {
     if (!u->machine->gpu || u->prog->matmul || u->schedule.roles == 0) return false;
-    return role_kernel(u, k, NULL, out_shifted);
+    return role_kernel(u, k, NULL, out);
 }
 
 bool ssd_pass_role(Unit *u) {

@@ -59,15 +59,19 @@ typedef struct Timer {
     Ex shift;    // of others' values a head's first block begins with so many; 0: none
 } Timer;
 
-// Would `role` try it? *out_shifted, unless that is NULL: the axis whose blocks would begin where a
-// piece does, 0: none.
-bool ssd_role_takes(Unit *u, const TKernel *k, u8 *out_shifted);
+typedef struct RoleValues {
+    u8 axis;     // that heads are cut along into blocks, 0: none
+    bool begins; // a block where a piece does, whatever the head's rows
+} RoleValues;
+// Would `role` try it? out may be NULL.
+bool ssd_role_takes(Unit *u, const TKernel *k, RoleValues *out);
 // Writes the kernel as roles and rings. False when a thing it needs does not fit together.
 bool ssd_role_build(Timer *t, TKernel *out);
 
 Val ssd_role_origin(const Timer *t, Val v);           // through renames
 bool ssd_role_ragged(const Prog *p, const TOp *load); // are its rows not of whole 16-byte pieces?
-enum { PIECE = 8 }; // 16-bit elements in 16 bytes, which bulk copies start and step by
+enum { PIECE = 8 };   // 16-bit elements in 16 bytes, which bulk copies start and step by
+enum { VALUES = 64 }; // of a head that a block takes
 // Of an access to rows that begin anywhere, in a tensor where those of all heads together are of
 // whole pieces: how many elements of others the piece holds that a row begins in. 0: no such
 // access.

@@ -829,8 +829,10 @@ static bool share_registers(Build *b) {
     if (b->cook)
         cooking = (ssd_timed_need(b->p, b->out, b->cook, moved, true) + STEP - 1) / STEP * STEP;
     if (b->cook) cooking = MIN(MAX(cooking, COOKING), MOST);
-    int few = copies_by_vec(b) ? COPYING : FEW;
-    int rest = each * groups - few - (b->scores ? AHEAD : 0) - cooking;
+    int few = copies_by_vec(b) ? COPYING : FEW, of_few = 0; // warps
+    for (const TOp *o = b->out->body.first; o; o = o->next)
+        if (o->op == TOP_ROLE && o->warps < 4) of_few += o->warps * o->copies;
+    int rest = each * groups - few * ((of_few + 3) / 4) - (b->scores ? AHEAD : 0) - cooking;
     for (TOp *o = b->out->body.first; o; o = o->next)
         if (o->op == TOP_ROLE) o->regs = moved ? few : each;
     if (moved) {
@@ -839,6 +841,7 @@ static bool share_registers(Build *b) {
         if (b->cook) b->cook->regs = MIN(cooking + rest - b->heads->regs * b->t->copies, MOST);
     }
     int lack = MAX(lacks(b, b->heads), MAX(lacks(b, b->scores), lacks(b, b->cook)));
+    if (b->loaders > 1 && moved && (lack > 0 || b->heads->regs < MOST)) return false;
     if (!asked && lack > b->t->lack) return false;
     // ptxas compiles the whole kernel for `each`; a product's accumulator has to fit in it
     const TVal *c = val(b, b->t->carry);
@@ -893,10 +896,11 @@ static int op_rank(const Build *b, const TOp *o) {
     return (o == b->heads ? 1 : 0) + (b->t->wgmma ? 2 : 1);
 }
 
-static bool build(Timer *t, TKernel *out, bool staged, int least) {
+static bool build(Timer *t, TKernel *out, int loaders, bool staged, int least) {
     Build *b = NEW(t->a, Build);
     *out = (TKernel){.name = t->k->name};
     b->t = t;
+    b->loaders = loaders;
     b->p = t->p;
     b->out = out;
     b->top = (TB){t->p, &out->body};
@@ -909,13 +913,12 @@ static bool build(Timer *t, TKernel *out, bool staged, int least) {
     if (!b->bad) scores(b);
     if (!b->bad) ssd_role_cook(b);
     if (!b->bad) vec(b);
-    // without TMA lanes copy: two warps, where the block has room for them
     int parts = load_parts(b);
-    loads(b, "load", b->constants, (const TOp *const[]){b->raw, b->in, NULL}, t->wgmma ? 1 : 2, 0,
-          parts);
+    if (t->wgmma && parts == 1 && loaders > 1) return false;
+    loads(b, "load", b->constants, (const TOp *const[]){b->raw, b->in, NULL}, loaders, 0, parts);
     loads(b, "ahead", NULL,
-          (const TOp *const[]){b->numbers, parts > 1 ? b->raw : NULL, parts > 1 ? b->in : NULL}, 1,
-          parts - 1, parts);
+          (const TOp *const[]){b->numbers, parts > 1 ? b->raw : NULL, parts > 1 ? b->in : NULL},
+          parts > 1 ? loaders : 1, parts - 1, parts);
     if (b->bad) return false;
     sort(b, &out->body, op_rank);
     sort(b, &b->in->body, slot_rank);
@@ -923,11 +926,15 @@ static bool build(Timer *t, TKernel *out, bool staged, int least) {
 }
 
 bool ssd_role_build(Timer *t, TKernel *out) {
+    // Where lanes copy: two warps, if that leaves `heads` all the registers it can use.
+    if (t->wgmma && build(t, out, 2, true, 2)) return true;
     for (int least = 2; least > 0; least--) { // one slot: what loads and what computes take turns
-        if (build(t, out, true, least)) return true;
+        int loaders = t->wgmma ? 1 : 2;
+        if (build(t, out, loaders, true, least)) return true;
         // Without room to stage what leaves, elements go one by one: bounds of ragged rows take
         // registers.
-        if (t->p->axes.v[t->value].size % 16 == 0 && build(t, out, false, least)) return true;
+        if (t->p->axes.v[t->value].size % 16 == 0 && build(t, out, loaders, false, least))
+            return true;
     }
     return false;
 }

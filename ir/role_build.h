@@ -45,8 +45,9 @@ typedef struct Build {
     int nexported;
     Fetch fetched[FETCHES];
     int nfetched;
-    int vecs; // copies of vec that may copy tiles, 0: none
-    bool bad; // something did not fit
+    int vecs;    // copies of vec that may copy tiles, 0: none
+    int loaders; // warps of a role that fills a ring
+    bool bad;    // something did not fit
 } Build;
 
 typedef enum { HEADS, SCORES, VEC, LOADS, COOK } Kind;
