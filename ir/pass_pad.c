@@ -53,7 +53,7 @@ static bool worth(const Pad *s, const TKernel *k, const TOp *load) {
     const TTensor *t = &s->p->tensors.v[load->tensor];
     i64 row = (i64)ex(s, t->dim[t->rank - 1])->num;
     bool values = ex(s, load->idx[load->nidx - 1])->axis == s->values.axis,
-         shifts = values && s->values.begins && ssd_role_shift(s->p, load);
+         shifts = values && s->values.shifted && ssd_role_shift(s->p, load);
     if (s->asked >= 0) return s->asked && !shifts;
     if (row % 2 == 0) return readers(s, k, load) >= MANY;
     return readers(s, k, load) >= SOME || (values && row > VALUES && !shifts);

@@ -60,8 +60,8 @@ typedef struct Timer {
 } Timer;
 
 typedef struct RoleValues {
-    u8 axis;     // that heads are cut along into blocks, 0: none
-    bool begins; // a block where a piece does, whatever the head's rows
+    u8 axis;      // that heads are cut along into blocks, 0: none
+    bool shifted; // blocks begin where a piece does, whatever the head's rows
 } RoleValues;
 // Would `role` try it? out may be NULL.
 bool ssd_role_takes(Unit *u, const TKernel *k, RoleValues *out);
