@@ -326,10 +326,19 @@ template <int rows, int columns, int used, int tiles, int threads, int often, cl
     }
     return tiles > 1 ? 0 : odd;
 }
+// The same for what is sent, where threads wait for what they load, and a turn more costs about as much as eight pieces.
+static DEVICE constexpr int lanes_sending(int wide, int threads, int rows) {
+    int best = 0, least = 0;
+    for (int n = 1; n <= 32 && n <= threads; n *= 2) {
+        const int cost = (wide + n - 1) / n * (8 + rows * n / threads);
+        if (n * rows >= threads && (!best || cost <= least)) best = n, least = cost;
+    }
+    return best;
+}
 // `own`: a warp's part of each 64 columns are the 16 that it wrote itself.
 template <int rows, int columns, int used, int threads, bool own, int unit, class T> DEVICE void send_part(u32 tile, int thread, const Part<T> &p) {
     constexpr int step = unit / 2, mine = 16 / step, wide = own ? (columns + 63) / 64 * mine : (used + step - 1) / step;
-    constexpr int workers = own ? 32 : threads, beside = lanes_beside(wide, workers, rows), pass = workers / beside;
+    constexpr int workers = own ? 32 : threads, beside = lanes_sending(wide, workers, rows), pass = workers / beside;
     constexpr int ahead = rows % (4 * pass) == 0 ? 4 : 1;
     static_assert(pass <= rows, "no thread is beside the tile");
     struct __align__(unit) Piece { u16 bits[step]; };
