@@ -213,15 +213,12 @@ static bool proven(const Cuda *c, Ex index, Ex dim) {
     return d->kind == EX_NUM && bounds(c, index, &lo, &hi) && lo >= 0 && hi < d->num;
 }
 
-// `x.get<2>(b, c*64 + j, h, p)`, or put with a value first. `sure`: what may be out of range is not
-// asked for.
-static const char *element(Cuda *c, u16 tensor, const Ex *idx, int n, const char *verb,
-                           const char *value, bool sure) {
-    const TTensor *t = &c->p->tensors.v[tensor];
-    int check = 0;
-    for (int d = 0; d < n; d++) check |= !proven(c, idx[d], t->dim[d]) << d;
+// `x.get<2>(b, c*64 + j, h, p)`, or put with a value first; bit d of `check`: index d may be out of
+// range.
+static const char *call(Cuda *c, u16 tensor, const Ex *idx, int n, const char *verb,
+                        const char *value, int check) {
     const char *s = ssd_arena_printf(c->a, "%s.%s", c->tensor[tensor], verb);
-    if (check && !sure) s = ssd_arena_printf(c->a, "%s<%d>", s, check);
+    if (check) s = ssd_arena_printf(c->a, "%s<%d>", s, check);
     s = ssd_arena_printf(c->a, "%s(%s", s, value ? value : "");
     for (int d = 0; d < n; d++)
         s = ssd_arena_printf(c->a, "%s%s%s", s, d || value ? ", " : "",
@@ -229,8 +226,16 @@ static const char *element(Cuda *c, u16 tensor, const Ex *idx, int n, const char
     return ssd_arena_printf(c->a, "%s)", s);
 }
 
+static const char *element(Cuda *c, u16 tensor, const Ex *idx, int n, const char *verb,
+                           const char *value) {
+    const TTensor *t = &c->p->tensors.v[tensor];
+    int check = 0;
+    for (int d = 0; d < n; d++) check |= !proven(c, idx[d], t->dim[d]) << d;
+    return call(c, tensor, idx, n, verb, value, check);
+}
+
 const char *ssd_cuda_access(Cuda *c, const TOp *o, const char *value) {
-    const char *s = element(c, o->tensor, o->idx, o->nidx, value ? "put" : "get", value, false);
+    const char *s = element(c, o->tensor, o->idx, o->nidx, value ? "put" : "get", value);
     if (!o->when) return s;
     return ssd_arena_printf(c->a, value ? "if (%s) %s" : "%s ? %s : 0",
                             text(c, o->when, value ? 0 : P_OR), s);
@@ -239,7 +244,7 @@ const char *ssd_cuda_access(Cuda *c, const TOp *o, const char *value) {
 const char *ssd_cuda_access4(Cuda *c, const TOp *o, const char *array) {
     const char *when = o->when ? text(c, o->when, 0) : "true";
     return element(c, o->tensor, o->idx, o->nidx, o->op == TOP_STORE ? "put4" : "get4",
-                   ssd_arena_printf(c->a, "%s, %s", when, array), false);
+                   ssd_arena_printf(c->a, "%s, %s", when, array));
 }
 
 // Does every `width`th point of the axis begin at a multiple of `width`?
@@ -263,7 +268,7 @@ const char *ssd_cuda_row(Cuda *c, const TOp *o, u8 axis, int width, const char *
     const char *own = o->when ? text(c, o->when, when ? P_AND : 0) : NULL;
     when = !own ? when : !when ? own : ssd_arena_printf(c->a, "%s && %s", when, own);
     return element(c, o->tensor, o->idx, o->nidx, o->op == TOP_STORE ? "put_row" : "get_row",
-                   ssd_arena_printf(c->a, "%s, %s", when ? when : "true", array), false);
+                   ssd_arena_printf(c->a, "%s, %s", when ? when : "true", array));
 }
 
 // --- Tiles --------------------------------------------------------------------------------------
@@ -343,10 +348,10 @@ bool ssd_cuda_inside(const Cuda *c, const TOp *o, u8 x, u8 y) {
 }
 
 const char *ssd_cuda_element(Cuda *c, const TOp *o, const char *method, const char *value) {
-    return element(c, o->tensor, o->idx, o->nidx, method, value, false);
+    return element(c, o->tensor, o->idx, o->nidx, method, value);
 }
 const char *ssd_cuda_place(Cuda *c, const TOp *o) {
-    return element(c, o->tensor, o->idx, o->nidx, "place", NULL, true);
+    return call(c, o->tensor, o->idx, o->nidx, "place", NULL, 0);
 }
 
 const char *ssd_cuda_spot(Cuda *c, const TOp *o, const char *method) {
@@ -374,7 +379,7 @@ static const char *text(Cuda *c, Ex e, int prec) {
     case EX_VAL: return read(c, x->val, prec);
     case EX_AXIS: return ssd_cuda_size(c, (u8)x->axis) == 1 ? "0" : c->axis[x->axis];
     case EX_SYM: return c->sym[x->sym];
-    case EX_LOAD: return element(c, x->tensor, x->idx, x->nidx, "get", NULL, false);
+    case EX_LOAD: return element(c, x->tensor, x->idx, x->nidx, "get", NULL);
     case EX_FN: return function(c, x, prec);
     }
     SSD_BUG("no such expression");

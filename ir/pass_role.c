@@ -294,11 +294,10 @@ static void find_shift(Timer *t) {
     }
 }
 
-// Blocks of 64 values that a head takes, those before its own included.
-static int blocks_of(const Timer *t) {
-    i64 values = size(t, t->value), step = PIECE;
-    while (t->shift && values % step) step /= 2; // heads begin at multiples of it
-    return (int)((values + (t->shift ? PIECE - step : 0) + 63) / 64);
+int ssd_role_blocks(i64 values, bool shifted) {
+    i64 step = PIECE; // heads begin at multiples of it
+    while (shifted && values % step) step /= 2;
+    return (int)((values + PIECE - step + VALUES - 1) / VALUES);
 }
 
 // The products that join a carry-free operand to the carry's cone keep their output there.
@@ -591,7 +590,7 @@ static bool analyse(Timer *t) {
     find_half(t);
     find_head(t);
     find_shift(t);
-    t->blocks = blocks_of(t);
+    t->blocks = ssd_role_blocks(size(t, t->value), t->shift != 0);
     bool odd = t->blocks > 1 && ssd_role_straddles(t);
     if (t->even && !odd) return false; // the same again
     if (odd && (t->even || !t->head)) t->blocks += t->copies - t->blocks % t->copies;

@@ -72,6 +72,8 @@ Val ssd_role_origin(const Timer *t, Val v);           // through renames
 bool ssd_role_ragged(const Prog *p, const TOp *load); // are its rows not of whole 16-byte pieces?
 enum { PIECE = 8 };   // 16-bit elements in 16 bytes, which bulk copies start and step by
 enum { VALUES = 64 }; // of a head that a block takes
+// Blocks that the values of a head take; where they are shifted, with those before its own.
+int ssd_role_blocks(i64 values, bool shifted);
 // Of an access to rows that begin anywhere, in a tensor where those of all heads together are of
 // whole pieces: how many elements of others the piece holds that a row begins in. 0: no such
 // access.
