@@ -4,9 +4,9 @@
 // they wait: for a barrier, for the other lanes of their warp, for an mbarrier. A block in which
 // all threads wait is a deadlock and is told.
 //
-// Shared memory ends at a page that may not be touched, and begins full of NaNs. Copies are done
-// when they start, so a wait that is missing is not seen; a barrier that is missing is where the
-// order of fibers tells, and every second block runs them last to first.
+// Shared memory ends at a page that may not be touched, and begins full of NaNs. Copies land when
+// their thread waits for them or has them arrive at a barrier, and not before. A barrier that is
+// missing is seen where the order of fibers tells, and every second block runs them last to first.
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -38,12 +38,23 @@ typedef uint32_t Word;
 struct uint3 {
     unsigned x, y, z;
 };
+struct Copy { // global to shared, zeros behind `there`
+    unsigned to;
+    const void *from;
+    int bytes, there;
+};
+struct Copies { // under way, the oldest first
+    Copy *copy;
+    int n, room;
+    int group[64], groups; // copies up to the end of each group
+};
 struct Fiber {
     ucontext_t start;
     jmp_buf at;
     char *stack;
     bool begun, done;
     const char *waits_for;
+    Copies copies;
 };
 // The lanes of a warp meet in rounds; what they hand each other in one lies in words[round % 2]
 // until all have been to the next.
@@ -270,9 +281,44 @@ template <class T> static void emu_shared_write(unsigned at, T v) {
     memcpy(at_shared(at, sizeof v), &v, sizeof v);
 }
 static void emu_copy(unsigned to, const void *from, int bytes, int there) {
-    unsigned char *at = at_shared(to, (unsigned)bytes);
-    memset(at, 0, (size_t)bytes);
-    if (there) memcpy(at, aligned(from, (unsigned)bytes), (size_t)there);
+    Copies &c = fibers[threadIdx.x].copies;
+    at_shared(to, (unsigned)bytes);
+    if (there) aligned(from, (unsigned)bytes);
+    if (c.n == c.room) {
+        c.room = 2 * c.room + 64;
+        c.copy = (Copy *)realloc(c.copy, (size_t)c.room * sizeof *c.copy);
+        if (!c.copy) die("no memory");
+    }
+    c.copy[c.n++] = {to, from, bytes, there};
+}
+static void land(int n) {
+    Copies &c = fibers[threadIdx.x].copies;
+    for (int i = 0; i < n; i++) {
+        unsigned char *at = at_shared(c.copy[i].to, (unsigned)c.copy[i].bytes);
+        memset(at, 0, (size_t)c.copy[i].bytes);
+        if (c.copy[i].there) memcpy(at, c.copy[i].from, (size_t)c.copy[i].there);
+    }
+    memmove(c.copy, c.copy + n, (size_t)(c.n - n) * sizeof *c.copy);
+    c.n -= n;
+}
+static void emu_copies_end() {
+    Copies &c = fibers[threadIdx.x].copies;
+    if (c.groups == (int)(sizeof c.group / sizeof *c.group)) die("too many groups of copies");
+    c.group[c.groups++] = c.n;
+}
+static void emu_copies_wait(int under_way) {
+    Copies &c = fibers[threadIdx.x].copies;
+    int done = c.groups - under_way;
+    if (done <= 0) return;
+    int n = c.group[done - 1];
+    land(n);
+    for (int i = done; i < c.groups; i++) c.group[i - done] = c.group[i] - n;
+    c.groups = under_way;
+}
+static void emu_copies_wait_all() {
+    Copies &c = fibers[threadIdx.x].copies;
+    land(c.n);
+    c.groups = 0;
 }
 
 // --- mbarriers: 8 bytes of shared memory --------------------------------------------------------
@@ -297,6 +343,10 @@ static void emu_barrier_arrive(unsigned at) {
 }
 static void emu_barrier_wait(unsigned at, unsigned parity) {
     wait("mbarrier", [&] { return barrier_at(at).phase != (parity & 1); });
+}
+static void emu_copies_arrive(unsigned at) {
+    emu_copies_wait_all();
+    emu_barrier_arrive(at);
 }
 
 // --- Matrices -----------------------------------------------------------------------------------
@@ -394,6 +444,7 @@ static void run_block(unsigned threads) {
     for (unsigned t = 0; t < threads; t++) {
         Fiber &f = fibers[t];
         f.begun = f.done = false;
+        f.copies.n = f.copies.groups = 0;
         getcontext(&f.start);
         f.start.uc_stack.ss_sp = f.stack;
         f.start.uc_stack.ss_size = STACK;
