@@ -102,6 +102,7 @@ static bool unrolled(const Cuda *c, const TOp *o) {
 static void loop(Cuda *c, const TOp *o) {
     const char *v = c->name[o->var], *lo = ssd_cuda_ex(c, o->lo), *hi = ssd_cuda_ex(c, o->hi);
     place_carries(c, o);
+    if (c->timed) ssd_cuda_behind_begin(c, o);
     if (o->op == TOP_EACH || c->timed) // the loops of roles are long
         ssd_cuda_line(c, unrolled(c, o) ? "#pragma unroll" : "#pragma unroll 1");
     const Expr *from = &c->p->exs.v[o->lo], *to = &c->p->exs.v[o->hi];
@@ -115,6 +116,7 @@ static void loop(Cuda *c, const TOp *o) {
     ssd_cuda_block(c, &o->body);
     next_carries(c, o);
     ssd_cuda_close(c);
+    if (c->timed) ssd_cuda_behind_end(c, o);
 }
 
 static void branch(Cuda *c, const TOp *o) {

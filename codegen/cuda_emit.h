@@ -42,8 +42,15 @@ typedef struct CudaView {
 
 typedef struct CudaOdd { // a tile of rows that were fetched as they begin in memory
     i64 rows, used;
-    const char *tile, *odd; // and how far they are to be shifted
+    const char *tile, *odd; // and how they are to be shifted
 } CudaOdd;
+
+typedef struct CudaBehind { // a role's loop that publishes a ring a turn late, NULL: none
+    const TOp *loop, *ring;
+    const char *name;       // its place in the ring
+    VEC(CudaOdd) settles;   // of the turn before
+    VEC(const char *) next; // their `odd` of the turn at hand
+} CudaBehind;
 
 typedef struct Cuda {
     const Prog *p;
@@ -89,6 +96,7 @@ typedef struct Cuda {
     u64 settled;          // those that have surely returned
     VEC(ArtMap) maps;     // of the kernel
     VEC(CudaOdd) settles; // fetched right before the op at hand
+    CudaBehind behind;
 } Cuda;
 
 // --- Text ---------------------------------------------------------------------------------------
@@ -194,6 +202,10 @@ bool ssd_cuda_ex_has(const Cuda *c, Ex e,
 // --- cuda_move.c --------------------------------------------------------------------------------
 void ssd_cuda_note_maps(Cuda *c);          // of the kernel at hand, in c->maps
 void ssd_cuda_move(Cuda *c, const TOp *o); // fetch, send
+// Around a role's loop, and in place of a publish: is it done a turn late?
+void ssd_cuda_behind_begin(Cuda *c, const TOp *loop);
+void ssd_cuda_behind_end(Cuda *c, const TOp *loop);
+bool ssd_cuda_behind_publish(Cuda *c, const TOp *o);
 // Do threads that fetch a slot's tile leave columns alone, which nothing else writes?
 bool ssd_cuda_narrow(Cuda *c, Val tile);
 // Is what the role at hand sends of a ring each warp's own, so that none waits for another?

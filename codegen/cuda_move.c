@@ -257,6 +257,12 @@ bool ssd_cuda_sends_own(Cuda *c, const TOp *ring) {
     return s.own && s.any;
 }
 
+// Rows of an odd number of elements are shifted when all that is fetched in one go has been asked
+// for.
+static bool is_odd(Cuda *c, const TOp *o, const Move *m) {
+    return o->op == TOP_FETCH && ssd_cuda_is_sw128(c, ssd_cuda_view_of(c, o->a)->base) &&
+           expected_unit(c, o) == 2 && m->n > 1 && m->leading == 1 && part(c, o, m);
+}
 typedef struct Narrow {
     Val tile;
     bool any;
@@ -265,8 +271,9 @@ static void note_narrow(Cuda *c, const TOp *o, void *to) {
     Narrow *n = to;
     if (o->op != TOP_FETCH || ssd_timed_base(c->p, c->k, o->a) != n->tile) return;
     Move m = move_of(c, o);
-    n->any |= m.n > 1 && ssd_cuda_is_sw128(c, n->tile) && expected_unit(c, o) &&
-              (used_columns(c, o, &m) + 7) / 8 * 8 < m.size[m.n - 1];
+    if (m.n < 2 || !ssd_cuda_is_sw128(c, n->tile) || !expected_unit(c, o)) return;
+    i64 used = used_columns(c, o, &m);
+    n->any |= (used + 7) / 8 * 8 < m.size[m.n - 1] || (used % 64 == 0 && is_odd(c, o, &m));
 }
 bool ssd_cuda_narrow(Cuda *c, Val tile) {
     Narrow n = {tile, false};
@@ -376,39 +383,111 @@ static void move(Cuda *c, const TOp *o, const Move *m, const char *odd) {
     ssd_cuda_close(c);
 }
 
-// Rows of an odd number of elements are shifted when all that is fetched in one go has been asked
-// for.
-static bool is_odd(Cuda *c, const TOp *o, const Move *m) {
-    return o->op == TOP_FETCH && ssd_cuda_is_sw128(c, ssd_cuda_view_of(c, o->a)->base) &&
-           expected_unit(c, o) == 2 && m->n > 1 && m->leading == 1 && used_columns(c, o, m) % 2 &&
-           part(c, o, m);
-}
 // Tiles alike in one call.
-static void settle(Cuda *c) {
-    for (u32 i = 0; i < c->settles.n;) {
-        CudaOdd first = c->settles.v[i];
+static void settle(Cuda *c, const CudaOdd *v, u32 n) {
+    for (u32 i = 0; i < n;) {
+        CudaOdd first = v[i];
         const char *tiles = "";
-        for (; i < c->settles.n; i++) {
-            CudaOdd o = c->settles.v[i];
-            if (o.rows != first.rows || o.used != first.used) break;
-            tiles = ssd_arena_printf(c->a, "%s, %s, %s", tiles, o.tile, o.odd);
-        }
+        for (; i < n && v[i].rows == first.rows && v[i].used == first.used; i++)
+            tiles = ssd_arena_printf(c->a, "%s, OddTile{%s, %s}", tiles, v[i].tile, v[i].odd);
         ssd_cuda_line(c, "settle_odd<%lld, %lld, %d>(%s%s);", (long long)first.rows,
                       (long long)first.used, ssd_cuda_role_threads(c), ssd_cuda_thread(c), tiles);
     }
+}
+static void settle_now(Cuda *c) {
+    if (!c->settles.n) return;
+    ssd_cuda_line(c, "copies_wait<0>();");
+    settle(c, c->settles.v, c->settles.n);
+    ssd_cuda_line(c, "written();");
     c->settles.n = 0;
+}
+
+static bool fetches_odd(Cuda *c, const TOp *o, const TOp *ring) {
+    if (o->op != TOP_FETCH ||
+        ssd_timed_slot_ring(c->p, c->k, ssd_cuda_view_of(c, o->a)->base) != ring)
+        return false;
+    Move m = move_of(c, o);
+    return is_odd(c, o, &m);
+}
+typedef struct Odds {
+    const TOp *ring;
+    int n;
+} Odds;
+static void note_odd(Cuda *c, const TOp *o, void *to) {
+    Odds *odds = to;
+    odds->n += fetches_odd(c, o, odds->ring);
+}
+
+// A loop whose turns end with publishing such rows: what is to be settled waits for a turn, while
+// the next rows are on their way. That takes a slot more than what is read and what is under way.
+void ssd_cuda_behind_begin(Cuda *c, const TOp *loop) {
+    enum { SLOTS = 3 };
+    const TOp *last = loop->body.last,
+              *ring = last && last->op == TOP_PUBLISH ? ssd_cuda_definition(c, last->a) : NULL;
+    if (loop->op != TOP_FOR || c->behind.loop || !ring || ring->copies > 1 || ring->depth < SLOTS)
+        return;
+    Odds all = {.ring = ring};
+    int here = 0;
+    each_op(c, &loop->body, note_odd, &all);
+    for (const TOp *o = loop->body.first; o; o = o->next) here += fetches_odd(c, o, ring);
+    if (!here || here != all.n) return;
+    c->behind = (CudaBehind){.loop = loop, .ring = ring};
+    c->behind.name = ssd_cuda_name(c, ssd_arena_printf(c->a, "%s_behind", c->name[ring->out]));
+    ssd_cuda_line(c, "auto %s = %s;", c->behind.name, c->name[ring->out]);
+    for (const TOp *o = loop->body.first; o; o = o->next) {
+        if (!fetches_odd(c, o, ring)) continue;
+        Val base = ssd_cuda_view_of(c, o->a)->base;
+        const char *tile = c->name[base];
+        c->name[base] = ssd_arena_printf(c->a, "%s.at(%lld)", c->behind.name,
+                                         (long long)ssd_timed_slot_offset(c->p, ring, base));
+        Move m = move_of(c, o);
+        c->name[base] = tile;
+        CudaOdd odd = {m.size[m.n - 2], used_columns(c, o, &m), m.tile,
+                       ssd_cuda_name(c, ssd_arena_printf(c->a, "%sbehind", tile))};
+        ssd_cuda_line(c, "OddKept %s;", odd.odd);
+        vec_push(c->a, &c->behind.settles, odd);
+    }
+}
+
+static void publish_behind(Cuda *c, int under_way) {
+    CudaBehind *b = &c->behind;
+    ssd_cuda_open(c, "if (!%s.is(%s))", b->name, c->name[b->ring->out]);
+    ssd_cuda_line(c, "copies_wait<%d>();", under_way);
+    settle(c, b->settles.v, b->settles.n);
+    ssd_cuda_line(c, "%s.publish();", b->name);
+    ssd_cuda_close(c);
+}
+
+bool ssd_cuda_behind_publish(Cuda *c, const TOp *o) {
+    CudaBehind *b = &c->behind;
+    if (!b->loop || o != b->loop->body.last) return false;
+    ssd_cuda_line(c, "copies_end();");
+    publish_behind(c, 1);
+    ssd_cuda_line(c, "%s.next();", c->name[b->ring->out]);
+    for (u32 i = 0; i < b->settles.n; i++)
+        ssd_cuda_line(c, "%s = %s;", b->settles.v[i].odd, b->next.v[i]);
+    return true;
+}
+
+void ssd_cuda_behind_end(Cuda *c, const TOp *loop) {
+    if (!c->behind.loop || c->behind.loop != loop) return;
+    publish_behind(c, 0);
+    c->behind.loop = NULL;
 }
 
 void ssd_cuda_move(Cuda *c, const TOp *o) {
     Move m = move_of(c, o);
+    Val base = ssd_cuda_view_of(c, o->a)->base;
     const char *odd = NULL;
     if (is_odd(c, o, &m)) {
-        const char *tile = c->name[ssd_cuda_view_of(c, o->a)->base];
-        odd = ssd_cuda_name(c, ssd_arena_printf(c->a, "%sodd", tile));
-        ssd_cuda_line(c, "u32 %s = 0;", odd);
+        odd = ssd_cuda_name(c, ssd_arena_printf(c->a, "%sodd", c->name[base]));
+        ssd_cuda_line(c, "Odd %s = {};", odd);
         CudaOdd fetched = {m.size[m.n - 2], used_columns(c, o, &m), m.tile, odd};
-        vec_push(c->a, &c->settles, fetched);
+        if (c->behind.loop && c->behind.ring == ssd_timed_slot_ring(c->p, c->k, base))
+            vec_push(c->a, &c->behind.next, odd);
+        else
+            vec_push(c->a, &c->settles, fetched);
     }
     move(c, o, &m, odd);
-    if (!o->next || o->next->op != TOP_FETCH) settle(c);
+    if (!o->next || o->next->op != TOP_FETCH) settle_now(c);
 }

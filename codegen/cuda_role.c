@@ -272,6 +272,7 @@ static void publish(Cuda *c, const TOp *o) {
     }
     const char *copied = end.fetches ? ssd_cuda_copied(c, r.op) : NULL;
     if (end.fills && c->m->wgmma && ring_read_beside(c, r.op)) ssd_cuda_line(c, "fence_async();");
+    if (ssd_cuda_behind_publish(c, o)) return;
     ssd_cuda_line(c, "%s.publish(%s);", place(c, o), copied ? copied : "");
 }
 

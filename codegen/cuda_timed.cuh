@@ -54,6 +54,7 @@ template <int depth, int bytes> struct Ring {
         barrier_arrive(empty());
         next();
     }
+    DEVICE bool is(const Ring &other) const { return slot == other.slot; }
     DEVICE u32 at(int offset) const { return first + slot * bytes + offset; }
     template <class T> DEVICE T *rows(int offset) const { return (T *)__cvta_shared_to_generic(at(offset)); }
 };
@@ -135,6 +136,12 @@ template <class V> DEVICE void put_piece(u32 to, V v) { *(V *)__cvta_shared_to_g
 DEVICE uint4 get_piece(u32 from) { return *(const uint4 *)__cvta_shared_to_generic(from); }
 // Copies arrive at barriers by themselves: behind what was written plainly beside them.
 DEVICE void written() { __threadfence_block(); }
+// A thread's copies in groups: waits for all but the last `under_way` of them.
+DEVICE void copies_end() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int under_way> DEVICE void copies_wait() {
+    if (under_way) asm volatile("cp.async.wait_group %0;" ::"n"(under_way) : "memory");
+    else asm volatile("cp.async.wait_all;" ::: "memory");
+}
 // Lanes for `wide` pieces beside each other: many, for whole lines of memory, but few of them idle; and so many that the
 // threads have no more than `rows`.
 static DEVICE constexpr int lanes_beside(int wide, int threads, int rows) {
@@ -201,17 +208,41 @@ template <int rows, int columns, int threads, class T> DEVICE void fetch_slowly(
 // Rows of an odd number of elements are copied in pieces from the one on that they begin in, and then shifted into place,
 // a row by one thread. Where a tile has no room for the last piece, its words go into the gap that is left in front:
 //     memory   --abc|defgh|ij---      in the tile   ijabc|defgh      shifted   abcde|fghij
+// A full tile's last element has no word of its own there: its thread keeps it until then.
 template <int used> DEVICE constexpr int odd_pieces() { return (used + 14) / 8; }  // of a row in memory, at most
 template <int used> DEVICE constexpr int odd_there() {                             // and of a tile's row
     constexpr int all = odd_pieces<used>(), room = (used + 63) / 64 * 8;
     return all < room ? all : room;
 }
 template <int rows> DEVICE u32 next_piece(u32 first, int k) { return (first ^ (k % 8 << 4)) + k / 8 * (rows * 128); }
-enum OddRows { ODD = 64, ODD_STEP = 8 };  // how far the first row lies from a piece, and the rows from each other, in elements
-template <int rows, int used, int threads, class T> DEVICE u32 fetch_odd(u32 tile, u32 thread, const Part<T> &p) {
-    constexpr int all = odd_pieces<used>(), there = odd_there<used>(), pair = rows % (2 * threads) == 0 ? 2 : 1;
-    constexpr bool wraps = there < all;
+// How far the first row lies from a piece, and the rows from each other, in elements; pieces of a row.
+enum OddRows { ODD_STEP = 8, ODD_PIECES = 64 };
+struct Odd {  // how a tile is to be shifted; 0: not at all
+    u32 by, last[2];
+};
+struct OddKept {  // when it has been loaded
+    u32 by, last;
+
+    DEVICE OddKept() : by(0), last(0) {}
+    DEVICE OddKept(const Odd &odd) : by(odd.by), last(odd.last[0] | odd.last[1] << 16) {}
+};
+struct OddTile {
+    u32 tile;
+    OddKept odd;
+};
+template <int rows, int used, int threads, class T> DEVICE Odd fetch_odd(u32 tile, u32 thread, const Part<T> &p) {
+    constexpr int all = odd_pieces<used>(), there = odd_there<used>(), pair = used > 16 && rows % (2 * threads) == 0 ? 2 : 1;
+    constexpr bool full = used % 64 == 0;
+    static_assert(!full || rows <= 2 * threads, "a thread keeps two elements");
+    // A full tile may be a row's last, with few columns; what is behind them is zero from the start.
+    const int columns = full ? maximum(minimum(p.right, used), 0) : used, pieces = full ? minimum((columns + 14) / 8, there) : there;
+    const bool wraps = there < all && pieces == there;
+    Odd odd = {pieces * ODD_PIECES + ((u32)p.down & 7) * ODD_STEP + ((u32)(u64)p.first >> 1 & 7), {0, 0}};
     asm volatile("" : "+r"(thread));  // what follows from it is not kept through the role's loop
+    #pragma unroll
+    for (int i = 0; i * threads < rows && full; i++)
+        if (p.has(i * threads + thread) && p.right >= used) odd.last[i] = p.at(i * threads + thread, used - 1)->bits;
+    // Two rows at a time, in short loops: several roles run this beside others, and instructions have to be fetched, too.
     #pragma unroll 1
     for (u32 above = 0; above < rows && (rows % threads == 0 || above + thread < rows); above += pair * threads) {
         u64 from[pair];
@@ -222,26 +253,34 @@ template <int rows, int used, int threads, class T> DEVICE u32 fetch_odd(u32 til
             const u32 r = above + i * threads + thread;
             from[i] = (u64)p.at(r, 0), to[i] = (tile + r * 128) ^ (r % 8 << 4);
             const int before = (int)(from[i] & 15);
-            from[i] -= before, bytes[i] = p.has(r) ? 2 * used + before : 0;
+            from[i] -= before, bytes[i] = p.has(r) ? 2 * columns + before : 0;
             asm volatile("" : "+l"(from[i]));  // an address, not to be put together again for each copy
             #pragma unroll
-            for (int e = 0; e < 16 && wraps; e += 4) {
+            for (int e = 0; e < 16 && there < all; e += 4) {
                 const int at = e + 4 > before ? e : e + 16 * there;
-                copy<4>(to[i] + e, (const T *)(from[i] + at), maximum(minimum(bytes[i] - at, 4), 0));
+                if (wraps) copy<4>(to[i] + e, (const T *)(from[i] + at), maximum(minimum(bytes[i] - at, 4), 0));
             }
         }
-        #pragma unroll 4
-        for (int k = wraps; k < used / 8; k++)
+        if constexpr (full) {
+            #pragma unroll 2
+            for (int k = wraps; k < pieces; k++)
+                #pragma unroll
+                for (int i = 0; i < pair; i++)
+                    copy<16>(next_piece<rows>(to[i], k), (const T *)(from[i] + 16 * k), maximum(minimum(bytes[i] - 16 * k, 16), 0));
+        } else {  // all but the last pieces are whole
+            #pragma unroll 4
+            for (int k = there < all; k < used / 8; k++)
+                #pragma unroll
+                for (int i = 0; i < pair; i++)
+                    copy<16>(next_piece<rows>(to[i], k), (const T *)(from[i] + 16 * k), bytes[i] ? 16 : 0);
             #pragma unroll
-            for (int i = 0; i < pair; i++)
-                copy<16>(next_piece<rows>(to[i], k), (const T *)(from[i] + 16 * k), bytes[i] ? 16 : 0);
-        #pragma unroll
-        for (int k = used / 8; k < there; k++)
-            #pragma unroll
-            for (int i = 0; i < pair; i++)
-                copy<16>(next_piece<rows>(to[i], k), (const T *)(from[i] + 16 * k), maximum(minimum(bytes[i] - 16 * k, 16), 0));
+            for (int k = used / 8; k < there; k++)
+                #pragma unroll
+                for (int i = 0; i < pair; i++)
+                    copy<16>(next_piece<rows>(to[i], k), (const T *)(from[i] + 16 * k), maximum(minimum(bytes[i] - 16 * k, 16), 0));
+        }
     }
-    return ODD + ((u32)p.down & 7) * ODD_STEP + ((u32)(u64)p.first >> 1 & 7);
+    return odd;
 }
 // Words of a row go in, the last one first, and come out shifted down by some elements.
 struct Shift {
@@ -258,9 +297,11 @@ struct Shift {
         return v;
     }
 };
-template <int rows, int used, int threads> DEVICE void settle_rows(u32 tile, u32 thread, u32 odd) {
+template <int rows, int used, int threads> DEVICE void settle_rows(u32 tile, u32 thread, OddKept odd) {
     constexpr int there = odd_there<used>(), more = used % 8, pair = rows % (2 * threads) == 0 ? 2 : 1;
-    constexpr bool wraps = there < odd_pieces<used>();
+    constexpr bool full = used % 64 == 0, may_wrap = there < odd_pieces<used>();
+    const int pieces = full ? odd.by / ODD_PIECES : there;
+    const bool wraps = may_wrap && pieces == there;
     asm volatile("" : "+r"(thread));
     #pragma unroll 1
     for (u32 above = 0; above < rows && (rows % threads == 0 || above + thread < rows); above += pair * threads) {
@@ -269,19 +310,26 @@ template <int rows, int used, int threads> DEVICE void settle_rows(u32 tile, u32
         Shift shift[pair];
         #pragma unroll
         for (int i = 0; i < pair; i++) {
-            const u32 r = above + i * threads + thread, by = odd + odd / ODD_STEP * r;
+            const u32 r = above + i * threads + thread, by = odd.by + odd.by / ODD_STEP * r;
             at[i] = (tile + r * 128) ^ (r % 8 << 4);
             shift[i] = {(by & 4) != 0, (by & 2) != 0, (by & 1) * 16, {0, 0}, 0, 0};
-            if (wraps) shift[i].next(get_piece(at[i]));
-            v[i] = get_piece(next_piece<rows>(at[i], there - 1));
+            if (wraps) {
+                uint4 w = get_piece(at[i]);
+                if (full) {  // what it keeps stands before the row's first element
+                    const u32 last = odd.last >> 16 * (above / threads + i);
+                    w = make_uint4((by & 7) == 1 ? last : w.x, (by & 7) == 3 ? last : w.y, (by & 7) == 5 ? last : w.z, (by & 7) == 7 ? last : w.w);
+                }
+                shift[i].next(w);
+            }
+            v[i] = get_piece(next_piece<rows>(at[i], pieces - 1));
         }
         #pragma unroll 1
-        for (int k = there - 1; k >= 0; k--) {
+        for (int k = pieces - 1; k >= 0; k--) {
             #pragma unroll
             for (int i = 0; i < pair; i++) {
                 uint4 w = shift[i].next(v[i]);
                 if (k) v[i] = get_piece(next_piece<rows>(at[i], k - 1));
-                if (wraps && k == there - 1) {  // behind the row's end came what lies before its beginning
+                if (may_wrap && more && k == there - 1) {  // behind the row's end came what lies before its beginning
                     if (more < 4) w.y &= 0xffff, w.z = 0;
                     if (more == 5) w.z &= 0xffff;
                     w.w = more < 7 ? 0 : w.w & 0xffff;
@@ -292,31 +340,33 @@ template <int rows, int used, int threads> DEVICE void settle_rows(u32 tile, u32
     }
 }
 // One tile behind the other: it is the same code.
-template <int rows, int used, int threads, class... Tiles> DEVICE void settle_odd(int thread, Tiles... tiles_and_odds) {
-    constexpr int n = sizeof...(tiles_and_odds);
-    u32 v[n] = {tiles_and_odds...};
-    asm volatile("cp.async.wait_all;" ::: "memory");
+template <int rows, int used, int threads, class... Tiles> DEVICE void settle_odd(int thread, Tiles... tiles) {
+    constexpr int n = sizeof...(tiles);
+    OddTile v[n] = {tiles...};
     #pragma unroll 1
-    for (int t = 0; t < n; t += 2) {
-        if (v[1] % ODD) settle_rows<rows, used, threads>(v[0], thread, v[1]);
+    for (int t = 0; t < n; t++) {
+        if (v[0].odd.by) settle_rows<rows, used, threads>(v[0].tile, thread, v[0].odd);
         #pragma unroll
-        for (int i = 2; i < n; i++) v[i - 2] = v[i];
+        for (int i = 1; i < n; i++) v[i - 1] = v[i];
     }
-    written();
 }
 // `often`: the unit that is to be expected, 0: this is seldom done. `used`: of the tile's columns the tensor has; those
 // behind them are zero from the start. Returns what settle_odd needs.
-template <int rows, int columns, int used, int tiles, int threads, int often, class F> DEVICE u32 fetch_tile(u32 tile, int thread, F part_at) {
+template <int rows, int columns, int used, int tiles, int threads, int often, class F> DEVICE Odd fetch_tile(u32 tile, int thread, F part_at) {
     constexpr int bytes = (columns + 63) / 64 * (rows * 128), reach = (used + 7) / 8 * 8;
-    u32 odd = 0;
+    Odd odd = {};
     #pragma unroll 1
     for (int t = 0; t < tiles; t++, tile += bytes) {
         const auto p = part_at(t * rows);
-        if constexpr (often == 2 && used % 2 != 0) {
-            odd = 0;
+        if constexpr (often == 2 && (used % 64 != 0 || rows <= 2 * threads)) {
+            odd = {};
             if (p.dense()) odd = fetch_odd<rows, used, threads>(tile, thread, p);
             else fetch_slowly<rows, columns, threads>(tile, thread, p);
-            if (tiles > 1) settle_odd<rows, used, threads>(thread, tile, odd);
+            if (tiles > 1) {
+                copies_wait<0>();
+                settle_odd<rows, used, threads>(thread, OddTile{tile, odd});
+                written();
+            }
         } else if constexpr (often > 2) {
             if (p.unit() >= often) fetch_part<rows, reach, threads, often>(tile, thread, p);
             else fetch_slowly<rows, columns, threads>(tile, thread, p);
@@ -324,7 +374,7 @@ template <int rows, int columns, int used, int tiles, int threads, int often, cl
             fetch_slowly<rows, columns, threads>(tile, thread, p);
         }
     }
-    return tiles > 1 ? 0 : odd;
+    return tiles > 1 ? Odd{} : odd;
 }
 // The same for what is sent, where threads wait for what they load, and a turn more costs about as much as eight pieces.
 static DEVICE constexpr int lanes_sending(int wide, int threads, int rows) {
@@ -373,28 +423,86 @@ template <int rows, int columns, int used, int threads, bool own, int unit, clas
         }
     }
 }
-template <int rows, int columns, int used, int tiles, int threads, bool own, int often, class F> DEVICE void send_tile(u32 tile, int thread, F part_at) {
-    constexpr int best = often ? often : 16;
-    #pragma unroll 1
-    for (int t = 0; t < tiles; t++, tile += (columns + 63) / 64 * (rows * 128)) {
-        const auto p = part_at(t * rows);
-        const int unit = p.unit();
-        if (unit >= best) send_part<rows, columns, used, threads, own, best>(tile, thread, p);
-        else if (often == 0 && unit >= 4) send_part<rows, columns, used, threads, own, 4>(tile, thread, p);
-        else send_part<rows, columns, used, threads, own, 2>(tile, thread, p);
-    }
-}
 DEVICE void store_if(bool yes, void *to, uint4 v) {
     asm volatile(IF(5) "st.global.v4.u32 [%4], {%0,%1,%2,%3}; }" ::"r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w), GLOBAL(to), "r"((int)yes) : "memory");
 }
 DEVICE void store_if(bool yes, void *to, u16 v) {
     asm volatile(IF(2) "st.global.u16 [%1], %0; }" ::"h"(v), GLOBAL(to), "r"((int)yes) : "memory");
 }
+// The last 8 elements of 16, `by` of them further up.
+DEVICE uint4 shift_up(uint4 below, uint4 v, int by) {
+    if (by & 4) v = make_uint4(below.z, below.w, v.x, v.y), below.z = below.x, below.w = below.y;
+    if (by & 2) v = make_uint4(below.w, v.x, v.y, v.z), below.w = below.z;
+    const auto one = [&](u32 low, u32 high) { return (u32)(((u64)high << 32 | low) << (by & 1) * 16 >> 32); };
+    return make_uint4(one(below.w, v.x), one(v.x, v.y), one(v.y, v.z), one(v.z, v.w));
+}
+// An element of every `few`-th row from one on, of tiles that are all there: the ends of 16-byte pieces of memory.
+template <int rows, int few, class T> DEVICE void send_column(u32 tile, u32 row, u32 column, bool there, const Part<T> &p) {
+    constexpr int ahead = 4;
+    static_assert(few % 8 == 0 && rows % (ahead * few) == 0, "steps leave the swizzle as it is");
+    const u16 *from = (const u16 *)__cvta_shared_to_generic(piece_at<rows>(tile, row, column / 8)) + column % 8;
+    auto to = p.first + row * p.down + column;
+    #pragma unroll 1
+    for (int block = 0; block < rows * 64; block += ahead * few * 64) {
+        u16 some[ahead];
+        #pragma unroll
+        for (int i = 0; i < ahead; i++) some[i] = from[block + i * few * 64];
+        #pragma unroll
+        for (int i = 0; i < ahead; i++, to += few * p.down) store_if(there, to, some[i]);
+    }
+}
+// Rows of an odd number of elements: pieces as they lie in memory, put together of two each.
+template <int used> DEVICE constexpr int odd_beside() {  // whole ones in a row, at most, rounded up
+    int n = 1;
+    while (n < (used + 7) / 8) n *= 2;
+    return n;
+}
+template <int rows, int used, int threads, class T> DEVICE void send_odd(u32 tile, u32 thread, const Part<T> &p) {
+    constexpr int beside = odd_beside<used>(), pass = threads / beside;
+    static_assert(pass % 8 == 0 && rows % pass == 0, "a thread's rows begin alike");
+    const int columns = maximum(minimum(p.right, used), 0);
+    {
+        const int k = thread % beside, row = thread / beside;
+        auto to = p.first + row * p.down;
+        const int before = (int)((u64)to >> 1 & 7);
+        const bool whole = 8 * k >= before && 8 * k + 8 <= columns + before;
+        const u32 from = piece_at<rows>(tile, row, k), below = piece_at<rows>(tile, row, maximum(k - 1, 0));
+        to += 8 * k - before;
+        if (columns >= 8)
+            #pragma unroll
+            for (int block = 0; block < rows * 128; block += pass * 128, to += pass * p.down)
+                store_if(whole, to, shift_up(get_piece(below + block), get_piece(from + block), before));
+    }
+    constexpr int ends = 16;
+    const int end = thread % ends, row = thread / ends, before = (int)((u64)(p.first + row * p.down) >> 1 & 7);
+    const int front = minimum(8 - before & 7, columns), back = columns + before & 7;
+    const int at = end < 8 ? end : columns - back + end - 8;
+    const bool there = end < 8 ? end < front : end - 8 < back && at >= front;
+    send_column<rows, threads / ends>(tile, row, there ? at : 0, there, p);
+}
+template <int rows, int columns, int used, int tiles, int threads, bool own, int often, class F> DEVICE void send_tile(u32 tile, int thread, F part_at) {
+    constexpr int best = often ? often : 16, few = threads / odd_beside<used>();
+    constexpr bool odd = often == 2 && !own && used >= 24 && few % 8 == 0 && rows % few == 0;
+    #pragma unroll 1
+    for (int t = 0; t < tiles; t++, tile += (columns + 63) / 64 * (rows * 128)) {
+        const auto p = part_at(t * rows);
+        const int unit = p.unit();
+        if constexpr (odd) {
+            if (p.dense() && p.top <= 0 && p.bottom >= rows) {
+                send_odd<rows, used, threads>(tile, thread, p);
+                continue;
+            }
+        }
+        if (unit >= best) send_part<rows, columns, used, threads, own, best>(tile, thread, p);
+        else if (often == 0 && unit >= 4) send_part<rows, columns, used, threads, own, 4>(tile, thread, p);
+        else send_part<rows, columns, used, threads, own, 2>(tile, thread, p);
+    }
+}
 // A tile whose rows begin with, and end with, columns of others: whole pieces of 16 bytes, then what is left at both ends.
 // The role's products are done by then and nothing hides this: as few instructions as can be.
 template <int rows, int columns, int threads, class F> DEVICE void send_shifted(u32 tile, u32 thread, F part_at) {
-    constexpr int wide = columns / 8, pass = threads / wide, ends = 16, few = threads / ends, ahead = 4;
-    static_assert(rows % pass == 0 && pass % 8 == 0 && few % 8 == 0 && rows % (ahead * few) == 0, "steps leave the swizzle as it is");
+    constexpr int wide = columns / 8, pass = threads / wide, ends = 16, few = threads / ends;
+    static_assert(rows % pass == 0 && pass % 8 == 0, "steps leave the swizzle as it is");
     const auto p = part_at(0);
     const u32 left = maximum(p.left, 0), right = maximum(minimum(p.right, columns), 0);
     if (p.pieces() < 16 || p.top > 0 || p.bottom < rows) {
@@ -420,17 +528,7 @@ template <int rows, int columns, int threads, class F> DEVICE void send_shifted(
     const u32 before = (left + 7) / 8 * 8, behind = right / 8 * 8, end = thread % ends, row = thread / ends;
     const u32 at = end < 8 ? before - 8 + end : (behind > before ? behind : before) - 8 + end;
     const bool there = at >= left && at < right;  // none before 0 is
-    const u32 column = there ? at : 0;
-    const u16 *from = (const u16 *)__cvta_shared_to_generic(piece_at<rows>(tile, row, column / 8)) + column % 8;
-    auto to = p.first + row * p.down + column;
-    #pragma unroll 1
-    for (int block = 0; block < rows * 64; block += ahead * few * 64) {
-        u16 some[ahead];
-        #pragma unroll
-        for (int i = 0; i < ahead; i++) some[i] = from[block + i * few * 64];
-        #pragma unroll
-        for (int i = 0; i < ahead; i++, to += few * p.down) store_if(there, to, some[i]);
-    }
+    send_column<rows, few>(tile, row, there ? at : 0, there, p);
 }
 // The same where a tile's elements lie anyhow: at(row, column) is where, null: nowhere. Rows of all tiles that follow
 // each other are counted on.
@@ -495,6 +593,16 @@ template <int rows, int columns, int threads, class F> DEVICE void fetch_numbers
             const int row = e / (columns / 4);
             copy<16>(to + 16 * e, p.at(row, e % (columns / 4) * 4), p.has(row) ? 16 : 0);
         }
+    } else if constexpr (threads % columns == 0 && rows % (threads / columns) == 0) {  // a thread keeps to its column
+        constexpr int pass = threads / columns, ahead = rows % (4 * pass) == 0 ? 4 : 1;
+        const int column = thread % columns, first = thread / columns;
+        const auto *from = p.at(first, column);
+        const bool there = column >= p.left && column < p.right;
+        #pragma unroll 1
+        for (int row = 0; row < rows; row += ahead * pass)
+            #pragma unroll
+            for (int i = 0; i < ahead; i++, from += pass * p.down)
+                copy<4>(to + 4 * (row * columns + thread) + i * threads * 4, from, there && p.has(row + i * pass + first) ? 4 : 0);
     } else {
         #pragma unroll 1
         for (int e = thread; e < rows * columns; e += threads) {

@@ -232,7 +232,9 @@ static void sizes(const char *arch) {
                                        "head_dim=33",
                                        "heads=79 head_dim=19",
                                        "groups=80 head_dim=33 state_size=5",
-                                       "groups=80 state_size=127"};
+                                       "groups=80 state_size=127",
+                                       "heads=79 head_dim=65",
+                                       "groups=80 head_dim=127"};
     for (size_t i = 0; i < COUNTOF(wide); i++) add((Job){CORE, arch, "forward", NULL, wide[i]});
     if (strcmp(arch, "sm_90a")) return;
     for (size_t i = 0; i < COUNTOF(dims); i++) add((Job){CORE, arch, "forward", NULL, dims[i]});
