@@ -13,8 +13,7 @@
 //
 // Bulk copies take rows of whole pieces; lanes copy others, which takes longer. The price is to
 // read and write the tensor once more. On an H100 that is won back when many blocks read a row: of
-// an odd number of elements SOME, of others MANY. Odd rows of values that are cut into blocks lanes
-// copy by elements, so those are laid out, too, unless `role` can shift them, which costs nothing.
+// an odd number of elements SOME, of others MANY.
 //
 // Needs: T0 after scale. Keeps: every number, bit for bit.
 #include "nest.h"
@@ -56,7 +55,7 @@ static bool worth(const Pad *s, const TKernel *k, const TOp *load) {
          shifts = values && s->values.shifted && ssd_role_shift(s->p, load);
     if (s->asked >= 0) return s->asked && !shifts;
     if (row % 2 == 0) return readers(s, k, load) >= MANY;
-    return readers(s, k, load) >= SOME || (values && row > VALUES && !shifts);
+    return readers(s, k, load) >= SOME;
 }
 
 // The dimension that the tile's rows run along, with all of the last one beside it; -1: another

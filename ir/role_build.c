@@ -668,10 +668,53 @@ static bool by_vec(const Build *b, int i) {
     return b->vecs > 1 && f->own && !f->word && f->ring == b->in && by_lanes(b, f->load) && busy(b);
 }
 
-static bool copies_by_vec(const Build *b) {
-    for (int i = 0; i < b->nfetched; i++)
-        if (by_vec(b, i)) return true;
-    return false;
+// Where vec is one, as all blocks are of one head, and lanes have nothing else to copy, each copy
+// of the heads has a warp that copies what it has for itself: one text for all of them. With keys
+// of each head's own, whose bulk copies one warp would start beside the numbers', that is slower.
+static bool by_rows(const Build *b, int i) {
+    const Fetch *f = &b->fetched[i];
+    return b->rows && f->own && !f->word && f->ring == b->in && by_lanes(b, f->load);
+}
+static bool shared_by_heads(const Build *b, const TOp *load) {
+    for (int d = 0; d < load->nidx; d++)
+        if (ssd_nest_ex_reads(b->p, load->idx[d], b->t->head) &&
+            ssd_ex_divisor(b->p, load->idx[d], b->t->head) <= 1)
+            return false;
+    return true;
+}
+static bool has_rows(const Build *b) {
+    bool any = false;
+    if (!b->t->wgmma || b->t->copies == 1 || b->vecs != 1 || b->loaders > 1 || b->raw) return false;
+    for (int i = 0; i < b->nfetched; i++) {
+        const Fetch *f = &b->fetched[i];
+        if (f->ring != b->in) continue;
+        bool lanes = by_lanes(b, f->load);
+        if (f->own && !f->word)
+            any |= lanes;
+        else if (lanes || !shared_by_heads(b, f->load))
+            return false;
+    }
+    return any;
+}
+
+typedef struct Copied { // by lanes, into the main ring
+    bool vec;           // by vec, beside its numbers
+    bool odd;           // rows of an odd number of elements, which are to be shifted, too
+    bool blocks;        // of longer rows, by roles that load other tiles
+} Copied;
+static Copied copied(const Build *b) {
+    Copied c = {0};
+    for (int i = 0; i < b->nfetched; i++) {
+        const Fetch *f = &b->fetched[i];
+        const TTensor *t = &b->p->tensors.v[f->load->tensor];
+        if (f->ring != b->in || f->word || !by_lanes(b, f->load)) continue;
+        const Expr *row = ex(b, t->dim[t->rank - 1]);
+        bool vec = by_vec(b, i);
+        c.vec |= vec;
+        c.odd |= !vec && row->kind == EX_NUM && (i64)row->num % 2;
+        c.blocks |= !vec && !b->rows && f->own && b->t->wgmma && b->t->blocks > 1;
+    }
+    return c;
 }
 
 static void vec(Build *b) {
@@ -718,7 +761,8 @@ static void vec(Build *b) {
 static int load_parts(const Build *b) {
     for (int i = 0; i < b->nfetched && b->t->wgmma; i++) {
         const TOp *ring = b->fetched[i].ring;
-        if ((ring == b->in || ring == b->raw) && by_lanes(b, b->fetched[i].load)) return 2;
+        if ((ring == b->in || ring == b->raw) && !by_rows(b, i) && by_lanes(b, b->fetched[i].load))
+            return 2;
     }
     return 1;
 }
@@ -731,7 +775,7 @@ static bool by_copies(const Build *b, int i, int parts) {
 }
 static bool takes(const Build *b, int i, const TOp *ring, int part, int parts) {
     int rank = 0;
-    if (b->fetched[i].ring != ring || by_vec(b, i)) return false;
+    if (b->fetched[i].ring != ring || by_vec(b, i) || by_rows(b, i)) return false;
     if (ring == b->numbers || by_copies(b, i, parts)) return true;
     for (int k = 0; k < i; k++) rank += b->fetched[k].ring == ring && !by_copies(b, k, parts);
     return rank % parts == part;
@@ -787,6 +831,18 @@ static void loads(Build *b, const char *name, const TOp *once, const TOp *const 
     if (!b->bad) ssd_role_close(r, name, warps, 1, 0);
 }
 
+static void rows(Build *b) {
+    Role *r = ssd_role_new(b, LOADS);
+    Val rep = ssd_prog_val(b->p, "r", SSD_IDX, NULL, 0);
+    r->rho = ssd_ex_val(b->p, rep);
+    ssd_role_open(r);
+    ssd_role_sync(r, TOP_ACQUIRE, b->in);
+    for (int i = 0; i < b->nfetched && !b->bad; i++)
+        if (by_rows(b, i)) fetch(r, b->fetched[i].slot, b->fetched[i].load, true, 0);
+    ssd_role_sync(r, TOP_PUBLISH, b->in);
+    if (!b->bad) ssd_role_close(r, "rows", 1, b->t->copies, rep);
+}
+
 // --- The kernel ---------------------------------------------------------------------------------
 
 static void grid(Build *b) {
@@ -813,35 +869,30 @@ static int lacks(const Build *b, const TOp *role) {
 // accumulator, cook the tiles at hand, and heads have the rest. False where tiles would not fit, or
 // products would wait for each other.
 static bool share_registers(Build *b) {
-    enum {
-        FEW = 40,
-        COPYING = 48,
-        AHEAD = 88,
-        COOKING = 160,
-        LEAST = 128,
-        MOST = 240,
-        BESIDE = 30
-    };
-    enum { ALL = 65536, THREADS = 128, STEP = 8 };
+    enum { FEW = 40, COPYING = 48, AHEAD = 88, COOKING = 160, LEAST = 128, MOST = 240 };
+    enum { ALL = 65536, THREADS = 128, STEP = 8, BESIDE = 30 };
     bool moved = b->t->wgmma, asked = b->t->u->schedule.roles > 0;
     int groups = (ssd_timed_warps(b->out) + 3) / 4,
         each = MIN(ALL / (groups * THREADS) / STEP * STEP, 248), cooking = 0;
     if (b->cook)
         cooking = (ssd_timed_need(b->p, b->out, b->cook, moved, true) + STEP - 1) / STEP * STEP;
     if (b->cook) cooking = MIN(MAX(cooking, COOKING), MOST);
-    int few = copies_by_vec(b) ? COPYING : FEW, of_few = 0; // warps
+    Copied lanes = copied(b);
+    int few = lanes.vec || lanes.blocks ? COPYING : FEW, of_few = 0;         // warps
+    int ahead = !b->scores ? 0 : AHEAD - (lanes.blocks ? COPYING - FEW : 0); // it can spare them
     for (const TOp *o = b->out->body.first; o; o = o->next)
         if (o->op == TOP_ROLE && o->warps < 4) of_few += o->warps * o->copies;
-    int rest = each * groups - few * ((of_few + 3) / 4) - (b->scores ? AHEAD : 0) - cooking;
+    int rest = each * groups - few * ((of_few + 3) / 4) - ahead - cooking;
     for (TOp *o = b->out->body.first; o; o = o->next)
         if (o->op == TOP_ROLE) o->regs = moved ? few : each;
     if (moved) {
-        if (b->scores) b->scores->regs = AHEAD;
+        if (b->scores) b->scores->regs = ahead;
         b->heads->regs = MIN(rest / b->t->copies / STEP * STEP, MOST);
         if (b->cook) b->cook->regs = MIN(cooking + rest - b->heads->regs * b->t->copies, MOST);
     }
     int lack = MAX(lacks(b, b->heads), MAX(lacks(b, b->scores), lacks(b, b->cook)));
-    if (b->loaders > 1 && moved && (lack > 0 || b->heads->regs < MOST)) return false;
+    bool most = b->heads->regs == MOST || lanes.odd;
+    if (b->loaders > 1 && moved && (lack > 0 || !most)) return false;
     if (!asked && lack > b->t->lack) return false;
     // ptxas compiles the whole kernel for `each`; a product's accumulator has to fit in it
     const TVal *c = val(b, b->t->carry);
@@ -913,12 +964,17 @@ static bool build(Timer *t, TKernel *out, int loaders, bool staged, int least) {
     if (!b->bad) scores(b);
     if (!b->bad) ssd_role_cook(b);
     if (!b->bad) vec(b);
+    b->rows = !b->bad && has_rows(b);
     int parts = load_parts(b);
     if (t->wgmma && parts == 1 && loaders > 1) return false;
-    loads(b, "load", b->constants, (const TOp *const[]){b->raw, b->in, NULL}, loaders, 0, parts);
-    loads(b, "ahead", NULL,
-          (const TOp *const[]){b->numbers, parts > 1 ? b->raw : NULL, parts > 1 ? b->in : NULL},
-          parts > 1 ? loaders : 1, parts - 1, parts);
+    loads(b, "load", b->constants, (const TOp *const[]){b->rows ? b->numbers : NULL, b->raw, b->in},
+          loaders, 0, parts);
+    if (b->rows)
+        rows(b);
+    else
+        loads(b, "ahead", NULL,
+              (const TOp *const[]){b->numbers, parts > 1 ? b->raw : NULL, parts > 1 ? b->in : NULL},
+              parts > 1 ? loaders : 1, parts - 1, parts);
     if (b->bad) return false;
     sort(b, &out->body, op_rank);
     sort(b, &b->in->body, slot_rank);

@@ -47,6 +47,7 @@ typedef struct Build {
     int nfetched;
     int vecs;    // copies of vec that may copy tiles, 0: none
     int loaders; // warps of a role that fills a ring
+    bool rows;   // a role copies what each copy of `heads` has for itself
     bool bad;    // something did not fit
 } Build;
 
