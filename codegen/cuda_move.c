@@ -257,8 +257,7 @@ bool ssd_cuda_sends_own(Cuda *c, const TOp *ring) {
     return s.own && s.any;
 }
 
-// Rows of an odd number of elements are shifted when all that is fetched in one go has been asked
-// for.
+// Is it a tile of rows of an odd number of elements, which are to be shifted when they are here?
 static bool is_odd(Cuda *c, const TOp *o, const Move *m) {
     return o->op == TOP_FETCH && ssd_cuda_is_sw128(c, ssd_cuda_view_of(c, o->a)->base) &&
            expected_unit(c, o) == 2 && m->n > 1 && m->leading == 1 && part(c, o, m);

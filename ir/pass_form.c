@@ -70,7 +70,7 @@ static bool own(const Graph *g, Ref r, const SsdAxes *ax) {
 
 // Then each has a block of its own on a GPU: more slots for what is under way, and none waits for
 // another's. Not where values take several blocks, which read the same keys, nor where lanes copy
-// rows of an odd number of elements: beside two heads there are more of them.
+// rows of an odd number of elements, which took less time for two heads side by side.
 static bool apart(const Graph *g, const Node *n, const SsdAxes *ax) {
     i64 keys = 1, values = 1, heads = ax->head ? g->axes.v[ax->head].size : 1;
     for (int d = 0; d < ax->nkey; d++) keys *= g->axes.v[ax->key[d]].size;

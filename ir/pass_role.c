@@ -593,10 +593,11 @@ static bool analyse(Timer *t) {
     t->blocks = ssd_role_blocks(size(t, t->value), t->shift != 0);
     bool odd = t->blocks > 1 && ssd_role_straddles(t);
     if (t->even && !odd) return false; // the same again
-    if (odd && t->even && ssd_role_blocks(size(t, t->value), false) % t->copies == 0) {
+    int unshifted = ssd_role_blocks(size(t, t->value), false);
+    if (odd && t->even && unshifted % t->copies == 0) {
         // better that lanes copy values than that a block has none
         t->shift = 0;
-        t->blocks = ssd_role_blocks(size(t, t->value), false);
+        t->blocks = unshifted;
         odd = false;
     }
     if (odd && (t->even || !t->head)) t->blocks += t->copies - t->blocks % t->copies;
