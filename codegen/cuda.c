@@ -91,12 +91,17 @@ static void next_carries(Cuda *c, const TOp *o) {
         }
 }
 
-// What only moves tiles need not be there many times.
+// What only moves tiles need not be there many times, nor masks, whose text is long, where that of
+// lanes that copy is, too: all roles share one cache of instructions.
 static bool unrolled(const Cuda *c, const TOp *o) {
     if (!c->timed || o->op == TOP_FOR) return o->op == TOP_EACH;
-    for (const TOp *x = o->body.first; x; x = x->next)
-        if (x->op != TOP_FETCH && x->op != TOP_SEND) return true;
-    return false;
+    bool moves = true, masks = false;
+    for (const TOp *x = o->body.first; x; x = x->next) {
+        moves &= x->op == TOP_FETCH || x->op == TOP_SEND;
+        masks |= x->op == TOP_INTO && x->tri_row;
+        if (x->op == TOP_MMA) return true;
+    }
+    return !moves && !(masks && ssd_cuda_has_loose(c));
 }
 
 static void loop(Cuda *c, const TOp *o) {

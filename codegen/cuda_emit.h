@@ -189,9 +189,11 @@ void ssd_cuda_roles(Cuda *c);                     // the kernel's text behind it
 bool ssd_cuda_timed_op(Cuda *c, const TOp *o);    // false: it is written as in T1
 const CudaView *ssd_cuda_view_of(Cuda *c, Val v); // of a tile in shared memory
 const char *ssd_cuda_tile(Cuda *c, const CudaView *v, u8 ax,
-                          Ex at); // its first element: an address (@sw128) or a pointer
+                          Ex at); // its first element: an address, or a pointer (@row)
 const TOp *ssd_cuda_definition(const Cuda *c, Val v);
 bool ssd_cuda_is_sw128(const Cuda *c, Val v);
+bool ssd_cuda_is_loose(const Cuda *c, Val v);
+bool ssd_cuda_has_loose(const Cuda *c); // a slot's tile of the kernel
 int ssd_cuda_role_threads(const Cuda *c);
 const char *ssd_cuda_thread(const Cuda *c);                     // its number in the role
 const char *ssd_cuda_plus(Cuda *c, const char *base, i64 n);    // `base + n`
@@ -211,7 +213,8 @@ bool ssd_cuda_narrow(Cuda *c, Val tile);
 // Is what the role at hand sends of a ring each warp's own, so that none waits for another?
 bool ssd_cuda_sends_own(Cuda *c, const TOp *ring);
 // Whether threads copy into the ring's slots, for want of bulk copies: a condition; NULL: never.
-const char *ssd_cuda_copied(Cuda *c, const TOp *ring);
+// `beside`: into tiles that wgmma may read, or a bulk copy.
+const char *ssd_cuda_copied(Cuda *c, const TOp *ring, bool beside);
 
 // --- cuda_loads.c -------------------------------------------------------------------------------
 void ssd_cuda_loads_note(Cuda *c, const TOp *o); // an op is written
@@ -222,6 +225,7 @@ void ssd_cuda_loads_settle(Cuda *c);             // no more, after a fence
 // The map that the op's tile can be moved by, and which tensor dimension each axis of the tile runs
 // along.
 bool ssd_cuda_map(Cuda *c, const TOp *o, ArtMap *out, int dim_of[6]);
+bool ssd_cuda_in_bulk(Cuda *c, const TOp *o);      // is there one?
 int ssd_cuda_map_number(Cuda *c, const ArtMap *m); // in c->maps, added when it is new
 // Does the op's condition cut the tile off along the axis, as `c*64 + j < len` does?
 bool ssd_cuda_cut(Cuda *c, const TOp *o, u8 axis);

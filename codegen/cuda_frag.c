@@ -631,7 +631,7 @@ void ssd_cuda_frag_elements(Cuda *c, const TOp *o) {
 }
 
 // --- Copies -------------------------------------------------------------------------------------
-static void copy_fragment(Cuda *c, const TOp *o) { // @sw128 -> @frag
+static void copy_fragment(Cuda *c, const TOp *o) { // @sw128, @loose -> @frag
     const Lay *l = &val(c, o->out)->lay;
     if (ssd_cuda_late(c, o->out)) return;
     ssd_cuda_line(c, "#pragma unroll");
@@ -643,7 +643,7 @@ static void copy_fragment(Cuda *c, const TOp *o) { // @sw128 -> @frag
 void ssd_cuda_frag_copy(Cuda *c, const TOp *o) {
     const TVal *out = val(c, o->out);
     u8 from = space(c, o->a), to = out->lay.space;
-    if (from == SP_SW128 && to == SP_FRAG) {
+    if ((from == SP_SW128 || from == SP_LOOSE) && to == SP_FRAG) {
         copy_fragment(c, o);
     } else if (from == SP_ROW && to == SP_LANE) {
         const CudaView *w = ssd_cuda_view_of(c, o->a);

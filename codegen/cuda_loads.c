@@ -12,10 +12,7 @@
 
 enum { MOST = 64 };
 
-static bool in_slot(const Cuda *c, Val v) {
-    u8 s = c->p->vals.v[v].lay.space;
-    return s == SP_ROW || s == SP_SW128;
-}
+static bool in_slot(const Cuda *c, Val v) { return ssd_timed_in_slot(&c->p->vals.v[v].lay); }
 
 // One more load, of a tile in a slot; the set it makes.
 static u64 load(Cuda *c, Val tile) {

@@ -151,8 +151,12 @@ static const char *part(Cuda *c, const TOp *o, const Move *m) {
     if (*there)
         none = ssd_arena_printf(c->a, "if (!(%s)) return part(%s.data, 0, 1, 0, %lld, 0, 0); ",
                                 there, t, (long long)m->size[m->n - 2]);
-    return ssd_arena_printf(c->a, "[&](int%s) { %s%sreturn part(%s.spot(%s), %s, %s, %s, %s); }",
-                            *lines ? " row" : "", lines, none, t, spot, down, across, rows,
+    // Where copies are the rule, their role has the place at hand.
+    bool rule = c->m->wgmma && !ssd_cuda_in_bulk(c, o) &&
+                (o->op == TOP_SEND || ssd_cuda_is_loose(c, ssd_cuda_view_of(c, o->a)->base));
+    const char *how = rule ? "place" : "spot";
+    return ssd_arena_printf(c->a, "[&](int%s) { %s%sreturn part(%s.%s(%s), %s, %s, %s, %s); }",
+                            *lines ? " row" : "", lines, none, t, how, spot, down, across, rows,
                             columns);
 }
 
@@ -178,10 +182,9 @@ static int expected_unit(Cuda *c, const TOp *o) {
     const TTensor *t = &c->p->tensors.v[o->tensor];
     const Expr *row = t->rank ? ex(c, t->dim[t->rank - 1]) : NULL;
     i64 bytes = row && row->kind == EX_NUM ? (i64)row->num * 2 : 16;
-    ArtMap map;
-    int dim_of[6], unit = 16;
+    int unit = 16;
     while (bytes % unit && !shifted(c, o)) unit /= 2;
-    return unit == 16 && !o->when && ssd_cuda_map(c, o, &map, dim_of) ? 0 : unit;
+    return unit == 16 && !o->when && ssd_cuda_in_bulk(c, o) ? 0 : unit;
 }
 
 static void copy_rows(Cuda *c, const TOp *o, const Move *m) {
@@ -199,10 +202,23 @@ static void copy_rows(Cuda *c, const TOp *o, const Move *m) {
                       pieces ? "true" : "false", m->tile, ssd_cuda_thread(c), element(c, o, m));
 }
 
+static void copy_loose(Cuda *c, const TOp *o, const Move *m) {
+    const char *whole = part(c, o, m),
+               *used = ssd_arena_printf(c->a, "%lld, ", (long long)used_columns(c, o, m));
+    ssd_cuda_line(c, "fetch_loose%s<%lld, %lld, %s%d>(%s, %s, %s);", whole ? "" : "_elements",
+                  (long long)m->size[m->n - 2], (long long)m->size[m->n - 1], whole ? used : "",
+                  ssd_cuda_role_threads(c), m->tile, ssd_cuda_thread(c),
+                  whole ? whole : element(c, o, m));
+}
+
 // `odd`: the variable for what a fetch of odd rows returns, NULL: it is none.
 static void copy_by_threads(Cuda *c, const TOp *o, const Move *m, const char *odd) {
     Val base = ssd_cuda_view_of(c, o->a)->base;
     i64 columns = m->n ? m->size[m->n - 1] : 1, rows = m->n > 1 ? m->size[m->n - 2] : 1;
+    if (ssd_cuda_is_loose(c, base)) {
+        copy_loose(c, o, m);
+        return;
+    }
     if (!ssd_cuda_is_sw128(c, base)) {
         copy_rows(c, o, m);
         return;
@@ -260,7 +276,8 @@ bool ssd_cuda_sends_own(Cuda *c, const TOp *ring) {
 // Is it a tile of rows of an odd number of elements, which are to be shifted when they are here?
 static bool is_odd(Cuda *c, const TOp *o, const Move *m) {
     return o->op == TOP_FETCH && ssd_cuda_is_sw128(c, ssd_cuda_view_of(c, o->a)->base) &&
-           expected_unit(c, o) == 2 && m->n > 1 && m->leading == 1 && part(c, o, m);
+           expected_unit(c, o) == 2 && m->n > 1 && m->leading == 1 && used_columns(c, o, m) % 64 &&
+           part(c, o, m);
 }
 typedef struct Narrow {
     Val tile;
@@ -272,7 +289,7 @@ static void note_narrow(Cuda *c, const TOp *o, void *to) {
     Move m = move_of(c, o);
     if (m.n < 2 || !ssd_cuda_is_sw128(c, n->tile) || !expected_unit(c, o)) return;
     i64 used = used_columns(c, o, &m);
-    n->any |= (used + 7) / 8 * 8 < m.size[m.n - 1] || (used % 64 == 0 && is_odd(c, o, &m));
+    n->any |= (used + 7) / 8 * 8 < m.size[m.n - 1];
 }
 bool ssd_cuda_narrow(Cuda *c, Val tile) {
     Narrow n = {tile, false};
@@ -283,6 +300,7 @@ bool ssd_cuda_narrow(Cuda *c, Val tile) {
 // What threads may copy into a ring's slots, for want of tensor maps.
 typedef struct Copies {
     const TOp *ring;
+    bool beside;      // but for @loose tiles, which threads alone read
     u32 maps;         // that would spare them
     bool any, always; // whatever maps there are
 } Copies;
@@ -292,14 +310,15 @@ static void note_copies(Cuda *c, const TOp *o, void *to) {
     int dim_of[6];
     if (o->op != TOP_FETCH) return;
     if (ssd_timed_slot_ring(c->p, c->k, ssd_timed_base(c->p, c->k, o->a)) != k->ring) return;
+    if (k->beside && ssd_cuda_is_loose(c, ssd_timed_base(c->p, c->k, o->a))) return;
     k->any = true;
     if (!ssd_cuda_map(c, o, &m, dim_of) || o->when)
         k->always = true;
     else
         k->maps |= 1u << ssd_cuda_map_number(c, &m);
 }
-const char *ssd_cuda_copied(Cuda *c, const TOp *ring) {
-    Copies k = {.ring = ring};
+const char *ssd_cuda_copied(Cuda *c, const TOp *ring, bool beside) {
+    Copies k = {.ring = ring, .beside = beside};
     each_op(c, &c->k->body, note_copies, &k);
     if (k.always) return "true";
     if (!k.any) return NULL;
@@ -443,7 +462,7 @@ void ssd_cuda_behind_begin(Cuda *c, const TOp *loop) {
         c->name[base] = tile;
         CudaOdd odd = {m.size[m.n - 2], used_columns(c, o, &m), m.tile,
                        ssd_cuda_name(c, ssd_arena_printf(c->a, "%sbehind", tile))};
-        ssd_cuda_line(c, "OddKept %s;", odd.odd);
+        ssd_cuda_line(c, "u32 %s = 0;", odd.odd);
         vec_push(c->a, &c->behind.settles, odd);
     }
 }
@@ -480,7 +499,7 @@ void ssd_cuda_move(Cuda *c, const TOp *o) {
     const char *odd = NULL;
     if (is_odd(c, o, &m)) {
         odd = ssd_cuda_name(c, ssd_arena_printf(c->a, "%sodd", c->name[base]));
-        ssd_cuda_line(c, "Odd %s = {};", odd);
+        ssd_cuda_line(c, "u32 %s = 0;", odd);
         CudaOdd fetched = {m.size[m.n - 2], used_columns(c, o, &m), m.tile, odd};
         if (c->behind.loop && c->behind.ring == ssd_timed_slot_ring(c->p, c->k, base))
             vec_push(c->a, &c->behind.next, odd);

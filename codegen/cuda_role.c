@@ -23,6 +23,16 @@ static const TVal *val(const Cuda *c, Val v) { return &c->p->vals.v[v]; }
 static const char *number(Cuda *c, i64 n) { return ssd_arena_printf(c->a, "%lld", (long long)n); }
 
 bool ssd_cuda_is_sw128(const Cuda *c, Val v) { return val(c, v)->lay.space == SP_SW128; }
+bool ssd_cuda_is_loose(const Cuda *c, Val v) { return val(c, v)->lay.space == SP_LOOSE; }
+bool ssd_cuda_has_loose(const Cuda *c) {
+    for (const TOp *o = c->k->body.first; o; o = o->next)
+        for (const TOp *s = o->op == TOP_RING ? o->body.first : NULL; s; s = s->next)
+            if (ssd_cuda_is_loose(c, s->out)) return true;
+    return false;
+}
+static bool has_address(const Cuda *c, Val v) { // not a pointer
+    return ssd_cuda_is_sw128(c, v) || ssd_cuda_is_loose(c, v);
+}
 int ssd_cuda_role_threads(const Cuda *c) { return c->role->warps * 32; }
 const char *ssd_cuda_thread(const Cuda *c) { return c->role->warps == 1 ? "lane" : "thread"; }
 const char *ssd_cuda_plus(Cuda *c, const char *base, i64 n) {
@@ -30,8 +40,8 @@ const char *ssd_cuda_plus(Cuda *c, const char *base, i64 n) {
 }
 
 // --- Walking ------------------------------------------------------------------------------------
-typedef bool OpTest(const Cuda *c, const TOp *o, const void *what);
-static bool any_op(const Cuda *c, const TBlock *b, OpTest *test, const void *what) {
+typedef bool OpTest(Cuda *c, const TOp *o, const void *what);
+static bool any_op(Cuda *c, const TBlock *b, OpTest *test, const void *what) {
     for (const TOp *o = b->first; o; o = o->next)
         if (test(c, o, what) || any_op(c, &o->body, test, what)) return true;
     return false;
@@ -51,32 +61,34 @@ bool ssd_cuda_uses_tile(const Cuda *c, const TOp *o, Val tile) {
         if (v[i] && ssd_timed_base(c->p, c->k, v[i]) == tile) return true;
     return ex_has_base(c, o->e, tile) || ex_has_base(c, o->e2, tile) || ex_has_base(c, o->hi, tile);
 }
-static bool uses_tile(const Cuda *c, const TOp *o, const void *what) {
+static bool uses_tile(Cuda *c, const TOp *o, const void *what) {
     return ssd_cuda_uses_tile(c, o, *(const Val *)what);
 }
-static bool is_of_ring(const Cuda *c, const TOp *o, const void *what) {
+static bool is_of_ring(Cuda *c, const TOp *o, const void *what) {
     const TOp *ring = what;
     (void)c;
     return (o->op == TOP_ACQUIRE || o->op == TOP_PUBLISH || o->op == TOP_AWAIT ||
             o->op == TOP_RELEASE) &&
            o->a == ring->out;
 }
-static bool names_each(const Cuda *c, const TOp *o, const void *what) {
+static bool names_each(Cuda *c, const TOp *o, const void *what) {
     if (!is_of_ring(c, o, what) || !o->e) return false;
     return c->p->exs.v[o->e].kind != EX_VAL || c->p->exs.v[o->e].val != c->role->var;
 }
 // Does it read or write the tile beside the threads: by wgmma or by a bulk copy?
-static bool reads_beside(const Cuda *c, const TOp *o, const void *what) {
+static bool reads_beside(Cuda *c, const TOp *o, const void *what) {
     Val tile = *(const Val *)what;
-    if (o->op == TOP_SEND) return ssd_timed_base(c->p, c->k, o->a) == tile;
+    if (o->op == TOP_SEND)
+        return ssd_cuda_in_bulk(c, o) && ssd_timed_base(c->p, c->k, o->a) == tile;
     return o->op == TOP_MMA &&
            (ssd_timed_base(c->p, c->k, o->a) == tile || ssd_timed_base(c->p, c->k, o->b) == tile);
 }
-static bool is_send(const Cuda *c, const TOp *o, const void *what) {
-    (void)c, (void)what;
-    return o->op == TOP_SEND;
+static bool sends_in_bulk(Cuda *c, const TOp *o, const void *what) {
+    const TOp *ring = what; // NULL: any
+    if (o->op != TOP_SEND || !ssd_cuda_in_bulk(c, o)) return false;
+    return !ring || ssd_timed_slot_ring(c->p, c->k, ssd_timed_base(c->p, c->k, o->a)) == ring;
 }
-static bool ring_read_beside(const Cuda *c, const TOp *ring) {
+static bool ring_read_beside(Cuda *c, const TOp *ring) {
     for (const TOp *s = ring->body.first; s; s = s->next)
         if (any_op(c, &c->k->body, reads_beside, &s->out)) return true;
     return false;
@@ -109,13 +121,16 @@ const TOp *ssd_cuda_definition(const Cuda *c, Val v) { return definition(&c->k->
 
 static void view_slot(Cuda *c, Val v, CudaView *out) {
     const Lay *l = &val(c, v)->lay;
-    i64 stride = l->space == SP_SW128 ? 2 : 1;
+    i64 stride = l->space == SP_ROW ? 1 : 2;
     *out = (CudaView){.base = v, .n = l->naxes, .even = true};
     for (int i = l->naxes - 1; i >= 0; i--) {
         i64 n = ssd_cuda_size(c, l->ax[i]);
         out->ax[i] = l->ax[i];
         out->stride[i] = stride;
-        stride *= l->space == SP_SW128 && i == l->naxes - 1 ? (n + 63) / 64 * 64 : n;
+        if (i == l->naxes - 1 && l->space == SP_SW128) n = (n + 63) / 64 * 64;
+        if (i == l->naxes - 1 && l->space == SP_LOOSE) n += LOOSE_MORE;
+        stride *= n;
+        if (i == l->naxes - 2 && l->space == SP_LOOSE) stride += LOOSE_TAIL;
     }
 }
 
@@ -160,12 +175,21 @@ const char *ssd_cuda_tile(Cuda *c, const CudaView *v, u8 ax, Ex at) {
 }
 
 // --- Rings of a role ----------------------------------------------------------------------------
+// The copy of a ring that an `each` is at; NULL: there is one, or one is the role's.
+static const char *each_of(Cuda *c, const TOp *o) {
+    const Expr *x = &c->p->exs.v[o->e];
+    if (!o->e || (x->kind == EX_VAL && x->val == c->role->var)) return NULL;
+    return ssd_cuda_ex(c, o->e);
+}
 // `in` or, where the copy runs in an `each`, `Ms[r]`.
 static const char *place(Cuda *c, const TOp *o) {
-    const char *name = c->name[o->a];
-    const Expr *x = &c->p->exs.v[o->e];
-    if (!o->e || (x->kind == EX_VAL && x->val == c->role->var)) return name;
-    return ssd_arena_printf(c->a, "%s[%s]", name, ssd_cuda_ex(c, o->e));
+    const char *each = each_of(c, o);
+    return each ? ssd_arena_printf(c->a, "%s[%s]", c->name[o->a], each) : c->name[o->a];
+}
+static void next_of_all(Cuda *c, const TOp *o) {
+    const char *each = each_of(c, o);
+    int last = ssd_cuda_definition(c, o->a)->copies - 1;
+    if (each) ssd_cuda_line(c, "if (%s == %d) %s.next();", each, last, c->name[o->a]);
 }
 
 static i64 barriers_before(const Cuda *c, const TOp *ring) {
@@ -181,15 +205,8 @@ static void declare_ring(Cuda *c, const TOp *ring) {
                *barriers = ssd_cuda_plus(c, "barriers", barriers_before(c, ring)),
                *name = c->name[ring->out];
     if (any_op(c, &c->role->body, names_each, ring)) {
-        const char *all = "";
-        for (int i = 0; i < ring->copies; i++)
-            all = ssd_arena_printf(
-                c->a, "%s%s{%s, %s}", all, i ? ", " : "",
-                ssd_cuda_plus(c, "slots",
-                              ssd_timed_ring_offset(c->p, c->k, ring) + i * bytes * ring->depth),
-                ssd_cuda_plus(c, "barriers", barriers_before(c, ring) + 16 * i * ring->depth));
-        ssd_cuda_line(c, "Ring<%d, %lld> %s[%d] = {%s};", ring->depth, (long long)bytes, name,
-                      ring->copies, all);
+        ssd_cuda_line(c, "Rings<%d, %lld> %s(%s, %s);", ring->depth, (long long)bytes, name, first,
+                      barriers);
         return;
     }
     if (ring->copies > 1) {
@@ -208,8 +225,8 @@ static void declare_tiles(Cuda *c, const TOp *ring) {
     const char *line = NULL, *before = "";
     for (const TOp *s = ring->body.first; s; s = s->next) {
         if (!any_op(c, &c->role->body, uses_tile, &s->out)) continue;
-        const char *type = ssd_cuda_is_sw128(c, s->out) ? "u32" : row_type(c, s->out),
-                   *star = ssd_cuda_is_sw128(c, s->out) ? "" : "*";
+        const char *type = has_address(c, s->out) ? "u32" : row_type(c, s->out),
+                   *star = has_address(c, s->out) ? "" : "*";
         bool same = line && !strcmp(type, before);
         if (line && !same) ssd_cuda_line(c, "%s;", line);
         line = same ? ssd_arena_printf(c->a, "%s, %s%s", line, star, c->name[s->out])
@@ -227,7 +244,7 @@ static void enter(Cuda *c, const TOp *o) {
         if (!any_op(c, &c->role->body, uses_tile, &s->out)) continue;
         long long offset = ssd_timed_slot_offset(c->p, ring, s->out);
         const char *name = c->name[s->out];
-        const char *one = ssd_cuda_is_sw128(c, s->out)
+        const char *one = has_address(c, s->out)
                               ? ssd_arena_printf(c->a, "%s = %s.at(%lld)", name, at, offset)
                               : ssd_arena_printf(c->a, "%s = %s.rows<%s>(%lld)", name, at,
                                                  row_type(c, s->out), offset);
@@ -247,6 +264,10 @@ static bool needs_barrier(const Cuda *c, const TOp *role) {
     }
     return false;
 }
+// A role that stages in one slot waits at its barrier for those of its threads that still send.
+static bool one_staged(const Ring *r) {
+    return r->own && r->op->depth == 1 && r->consumer[0].sends;
+}
 static const char *role_barrier(Cuda *c) {
     int n = 1;
     for (const TOp *o = c->k->body.first; o != c->role; o = o->next)
@@ -261,19 +282,20 @@ static void publish(Cuda *c, const TOp *o) {
     for (int i = 0; i < r.nproducers; i++)
         if (r.producer[i].role == c->role) end = r.producer[i];
     if (r.own) {
-        if (c->m->wgmma && r.consumer[0].sends)
+        if (any_op(c, &c->role->body, sends_in_bulk, r.op))
             ssd_cuda_line(c, "if (%s == 0) bulk_wait_read();", ssd_cuda_thread(c));
-        if (c->m->wgmma) ssd_cuda_line(c, "fence_async();");
+        if (c->m->wgmma && ring_read_beside(c, r.op)) ssd_cuda_line(c, "fence_async();");
         if (ssd_cuda_sends_own(c, r.op))
             ssd_cuda_line(c, "__syncwarp();");
         else
             ssd_cuda_line(c, "role_sync(%s, %d);", role_barrier(c), ssd_cuda_role_threads(c));
         return;
     }
-    const char *copied = end.fetches ? ssd_cuda_copied(c, r.op) : NULL;
+    const char *copied = end.fetches ? ssd_cuda_copied(c, r.op, false) : NULL;
     if (end.fills && c->m->wgmma && ring_read_beside(c, r.op)) ssd_cuda_line(c, "fence_async();");
     if (ssd_cuda_behind_publish(c, o)) return;
     ssd_cuda_line(c, "%s.publish(%s);", place(c, o), copied ? copied : "");
+    next_of_all(c, o);
 }
 
 static void wait_for_loads(Cuda *c, const Ring *r) {
@@ -289,20 +311,22 @@ static void release(Cuda *c, const TOp *o) {
     bool sends = false;
     for (int i = 0; i < r.nconsumers; i++)
         if (r.consumer[i].role == c->role) sends = r.consumer[i].sends;
-    if (r.own) {
-        ssd_cuda_line(c, "%s.next();", place(c, o));
+    if (r.own && !one_staged(&r)) {
+        if (!each_of(c, o)) ssd_cuda_line(c, "%s.next();", place(c, o));
+        next_of_all(c, o);
         return;
     }
-    if (sends && c->m->wgmma)
+    if (sends && any_op(c, &c->role->body, sends_in_bulk, r.op))
         ssd_cuda_line(c, "if (%s == 0) bulk_wait_read();", ssd_cuda_thread(c));
     wait_for_loads(c, &r);
     ssd_cuda_line(c, "%s.release();", place(c, o));
+    next_of_all(c, o);
 }
 
 static void acquire(Cuda *c, const TOp *o) {
     c->place[o->a] = place(c, o);
     Ring r = ring_of(c, o->a);
-    if (!r.own)
+    if (!r.own || one_staged(&r))
         ssd_cuda_line(c, "%s.acquire();", place(c, o));
     else if (r.op->depth == 1) // all have read what was there
         ssd_cuda_line(c, "role_sync(%s, %d);", role_barrier(c), ssd_cuda_role_threads(c));
@@ -313,7 +337,7 @@ static void await(Cuda *c, const TOp *o) {
     ssd_cuda_line(c, "%s.await();", place(c, o));
     for (const TOp *s = c->m->wgmma ? r.op->body.first : NULL; s; s = s->next) {
         if (!any_op(c, &c->role->body, reads_beside, &s->out)) continue;
-        const char *copied = ssd_cuda_copied(c, r.op);
+        const char *copied = ssd_cuda_copied(c, r.op, true);
         if (copied) ssd_cuda_line(c, "if (%s) fence_async();", copied);
         break;
     }
@@ -391,14 +415,14 @@ bool ssd_cuda_timed_op(Cuda *c, const TOp *o) {
 // --- Roles --------------------------------------------------------------------------------------
 enum { GROUP = 4, REGISTERS = 65536, REGISTERS_STEP = 8 };
 
-static bool has_fragments(const Cuda *c, const TOp *o, const void *what) {
+static bool has_fragments(Cuda *c, const TOp *o, const void *what) {
     (void)what;
     if (o->op == TOP_INTO) return true;
     return o->out && (val(c, o->out)->lay.space == SP_ACC || val(c, o->out)->lay.space == SP_FRAG);
 }
 
 // Whose text speaks of the thread's number in its role?
-static bool names_thread(const Cuda *c, const TOp *o, const void *what) {
+static bool names_thread(Cuda *c, const TOp *o, const void *what) {
     u8 ax[8];
     (void)what;
     return o->op == TOP_FETCH || o->op == TOP_SEND ||
@@ -436,7 +460,7 @@ static void role(Cuda *c, const TOp *o) {
     c->nloads = 0;
     c->settled = 0;
     ssd_cuda_block(c, &o->body);
-    if (c->m->wgmma && any_op(c, &o->body, is_send, NULL))
+    if (any_op(c, &o->body, sends_in_bulk, NULL))
         ssd_cuda_line(c, "if (%s == 0) bulk_wait();", ssd_cuda_thread(c));
 }
 
@@ -499,7 +523,7 @@ static void init_rings(Cuda *c) {
     for (const TOp *o = c->k->body.first; o; o = o->next) {
         if (o->op != TOP_RING) continue;
         Ring r = ring_of(c, o->out);
-        if (r.own) continue;
+        if (r.own && !one_staged(&r)) continue;
         ssd_cuda_comment(c, o);
         for (const TOp *slot = o->body.first; slot; slot = slot->next) ssd_cuda_comment(c, slot);
         ssd_cuda_line(c, "ring_init<%d>(%s, %d, %d);", o->depth * o->copies,

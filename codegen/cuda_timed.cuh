@@ -58,6 +58,18 @@ template <int depth, int bytes> struct Ring {
     DEVICE u32 at(int offset) const { return first + slot * bytes + offset; }
     template <class T> DEVICE T *rows(int offset) const { return (T *)__cvta_shared_to_generic(at(offset)); }
 };
+// Copies of a ring that a role goes through one after the other, in each of its turns.
+template <int depth, int bytes> struct Rings {
+    Ring<depth, bytes> at_hand;
+
+    DEVICE Rings(u32 f, u32 b) : at_hand(f, b) {}
+    DEVICE void next() { at_hand.next(); }
+    DEVICE Ring<depth, bytes> operator[](int copy) const {
+        Ring<depth, bytes> one = at_hand;
+        one.first += copy * depth * bytes, one.barriers += copy * depth * 16;
+        return one;
+    }
+};
 // What was written plainly is visible to wgmma and to bulk copies afterwards.
 DEVICE void fence_async() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 DEVICE void role_sync(int barrier, int threads) { asm volatile("bar.sync %0, %1;" ::"r"(barrier), "r"(threads) : "memory"); }
@@ -132,6 +144,8 @@ template <class T> struct Part {
 template <class T> DEVICE Part<T> part(T *first, i64 down, i64 across, int top, int bottom, int left, int right) {
     return {first, down, across, top, bottom, left, right};
 }
+DEVICE u32 bits_of(const float *p) { return p ? __float_as_uint(*p) : 0; }
+template <class T> DEVICE u32 bits_of(T *p) { return p ? p->bits : 0; }
 template <class V> DEVICE void put_piece(u32 to, V v) { *(V *)__cvta_shared_to_generic(to) = v; }
 DEVICE uint4 get_piece(u32 from) { return *(const uint4 *)__cvta_shared_to_generic(from); }
 // Copies arrive at barriers by themselves: behind what was written plainly beside them.
@@ -205,43 +219,66 @@ template <int rows, int columns, int threads, class T> DEVICE void fetch_slowly(
     }
     written();
 }
+// How far the first row lies from a piece, and the rows from each other, in elements: 6 bits.
+template <class T> DEVICE u32 odd_rows(const Part<T> &p) { return (u32)(u64)p.first >> 1 & 7 | ((u32)p.down & 7) << 3; }
+// Rows as they lie in memory, each from the piece that it begins in. Behind them stands where that is (odd_rows).
+template <int columns> DEVICE constexpr int loose_row() { return 2 * columns + 16; }
+template <int rows, int columns> DEVICE void loose_begin(u32 tile, int thread, u32 by) {
+    if (thread == 0) put_piece(tile + rows * loose_row<columns>(), by);
+}
+template <int rows, int columns, int threads, class F> DEVICE void fetch_loose_elements(u32 tile, int thread, F at) {
+    loose_begin<rows, columns>(tile, thread, 0);
+    #pragma unroll 1
+    for (int e = thread; e < rows * columns; e += threads)
+        put_piece(tile + e / columns * loose_row<columns>() + e % columns * 2, (u16)bits_of(at(e / columns, e % columns)));
+    written();
+}
+template <int rows, int columns, int used, int threads, class F> DEVICE void fetch_loose(u32 tile, int thread, F part_at) {
+    constexpr int pieces = (used + 14) / 8;  // of a row, at most
+    static_assert(rows % 8 == 0, "rows by eight begin alike");
+    const auto p = part_at(0);
+    if (!p.dense()) {
+        fetch_loose_elements<rows, columns, threads>(tile, thread, [&](int row, int column) {
+            return p.has(row) && column >= p.left && column < p.right ? p.at(row, column) : nullptr;
+        });
+        return;
+    }
+    loose_begin<rows, columns>(tile, thread, odd_rows(p));
+    const int bytes = 2 * maximum(minimum(p.right, used), 0);
+    #pragma unroll 1
+    for (int e = thread; e < 8 * pieces; e += threads) {
+        const int row = e / pieces, at = e % pieces * 16;
+        u64 from = (u64)p.at(row, 0);
+        const int before = (int)(from & 15), there = minimum(bytes + before - at, 16);
+        const u32 to = tile + row * loose_row<columns>() + at;
+        if (there <= 0) continue;
+        from += at - before;
+        if (p.top <= 0 && p.bottom >= rows) {
+            #pragma unroll
+            for (int i = 0; i < rows; i += 8, from += 16 * p.down) copy<16>(to + i * loose_row<columns>(), (const void *)from, there);
+        } else {
+            #pragma unroll 1
+            for (int i = 0; i < rows; i += 8, from += 16 * p.down) copy<16>(to + i * loose_row<columns>(), (const void *)from, p.has(row + i) ? there : 0);
+        }
+    }
+    written();
+}
 // Rows of an odd number of elements are copied in pieces from the one on that they begin in, and then shifted into place,
 // a row by one thread. Where a tile has no room for the last piece, its words go into the gap that is left in front:
 //     memory   --abc|defgh|ij---      in the tile   ijabc|defgh      shifted   abcde|fghij
-// A full tile's last element has no word of its own there: its thread keeps it until then.
 template <int used> DEVICE constexpr int odd_pieces() { return (used + 14) / 8; }  // of a row in memory, at most
 template <int used> DEVICE constexpr int odd_there() {                             // and of a tile's row
     constexpr int all = odd_pieces<used>(), room = (used + 63) / 64 * 8;
     return all < room ? all : room;
 }
 template <int rows> DEVICE u32 next_piece(u32 first, int k) { return (first ^ (k % 8 << 4)) + k / 8 * (rows * 128); }
-// How far the first row lies from a piece, and the rows from each other, in elements; pieces of a row.
-enum OddRows { ODD_STEP = 8, ODD_PIECES = 64 };
-struct Odd {  // how a tile is to be shifted; 0: not at all
-    u32 by, last[2];
-};
-struct OddKept {  // when it has been loaded
-    u32 by, last;
-
-    DEVICE OddKept() : by(0), last(0) {}
-    DEVICE OddKept(const Odd &odd) : by(odd.by), last(odd.last[0] | odd.last[1] << 16) {}
-};
 struct OddTile {
-    u32 tile;
-    OddKept odd;
+    u32 tile, by;  // how it is to be shifted; 0: not at all
 };
-template <int rows, int used, int threads, class T> DEVICE Odd fetch_odd(u32 tile, u32 thread, const Part<T> &p) {
+template <int rows, int used, int threads, class T> DEVICE u32 fetch_odd(u32 tile, u32 thread, const Part<T> &p) {
     constexpr int all = odd_pieces<used>(), there = odd_there<used>(), pair = used > 16 && rows % (2 * threads) == 0 ? 2 : 1;
-    constexpr bool full = used % 64 == 0;
-    static_assert(!full || rows <= 2 * threads, "a thread keeps two elements");
-    // A full tile may be a row's last, with few columns; what is behind them is zero from the start.
-    const int columns = full ? maximum(minimum(p.right, used), 0) : used, pieces = full ? minimum((columns + 14) / 8, there) : there;
-    const bool wraps = there < all && pieces == there;
-    Odd odd = {pieces * ODD_PIECES + ((u32)p.down & 7) * ODD_STEP + ((u32)(u64)p.first >> 1 & 7), {0, 0}};
+    static_assert(used % 64 != 0, "a word for each of a row's in the tile");
     asm volatile("" : "+r"(thread));  // what follows from it is not kept through the role's loop
-    #pragma unroll
-    for (int i = 0; i * threads < rows && full; i++)
-        if (p.has(i * threads + thread) && p.right >= used) odd.last[i] = p.at(i * threads + thread, used - 1)->bits;
     // Two rows at a time, in short loops: several roles run this beside others, and instructions have to be fetched, too.
     #pragma unroll 1
     for (u32 above = 0; above < rows && (rows % threads == 0 || above + thread < rows); above += pair * threads) {
@@ -253,34 +290,26 @@ template <int rows, int used, int threads, class T> DEVICE Odd fetch_odd(u32 til
             const u32 r = above + i * threads + thread;
             from[i] = (u64)p.at(r, 0), to[i] = (tile + r * 128) ^ (r % 8 << 4);
             const int before = (int)(from[i] & 15);
-            from[i] -= before, bytes[i] = p.has(r) ? 2 * columns + before : 0;
+            from[i] -= before, bytes[i] = p.has(r) ? 2 * used + before : 0;
             asm volatile("" : "+l"(from[i]));  // an address, not to be put together again for each copy
             #pragma unroll
             for (int e = 0; e < 16 && there < all; e += 4) {
                 const int at = e + 4 > before ? e : e + 16 * there;
-                if (wraps) copy<4>(to[i] + e, (const T *)(from[i] + at), maximum(minimum(bytes[i] - at, 4), 0));
+                copy<4>(to[i] + e, (const T *)(from[i] + at), maximum(minimum(bytes[i] - at, 4), 0));
             }
         }
-        if constexpr (full) {
-            #pragma unroll 2
-            for (int k = wraps; k < pieces; k++)
-                #pragma unroll
-                for (int i = 0; i < pair; i++)
-                    copy<16>(next_piece<rows>(to[i], k), (const T *)(from[i] + 16 * k), maximum(minimum(bytes[i] - 16 * k, 16), 0));
-        } else {  // all but the last pieces are whole
-            #pragma unroll 4
-            for (int k = there < all; k < used / 8; k++)
-                #pragma unroll
-                for (int i = 0; i < pair; i++)
-                    copy<16>(next_piece<rows>(to[i], k), (const T *)(from[i] + 16 * k), bytes[i] ? 16 : 0);
+        #pragma unroll 4
+        for (int k = there < all; k < used / 8; k++)  // all but the last pieces are whole
             #pragma unroll
-            for (int k = used / 8; k < there; k++)
-                #pragma unroll
-                for (int i = 0; i < pair; i++)
-                    copy<16>(next_piece<rows>(to[i], k), (const T *)(from[i] + 16 * k), maximum(minimum(bytes[i] - 16 * k, 16), 0));
-        }
+            for (int i = 0; i < pair; i++)
+                copy<16>(next_piece<rows>(to[i], k), (const T *)(from[i] + 16 * k), bytes[i] ? 16 : 0);
+        #pragma unroll
+        for (int k = used / 8; k < there; k++)
+            #pragma unroll
+            for (int i = 0; i < pair; i++)
+                copy<16>(next_piece<rows>(to[i], k), (const T *)(from[i] + 16 * k), maximum(minimum(bytes[i] - 16 * k, 16), 0));
     }
-    return odd;
+    return odd_rows(p);
 }
 // Words of a row go in, the last one first, and come out shifted down by some elements.
 struct Shift {
@@ -297,11 +326,9 @@ struct Shift {
         return v;
     }
 };
-template <int rows, int used, int threads> DEVICE void settle_rows(u32 tile, u32 thread, OddKept odd) {
+template <int rows, int used, int threads> DEVICE void settle_rows(u32 tile, u32 thread, u32 rows_by) {
     constexpr int there = odd_there<used>(), more = used % 8, pair = rows % (2 * threads) == 0 ? 2 : 1;
-    constexpr bool full = used % 64 == 0, may_wrap = there < odd_pieces<used>();
-    const int pieces = full ? odd.by / ODD_PIECES : there;
-    const bool wraps = may_wrap && pieces == there;
+    constexpr bool wraps = there < odd_pieces<used>();
     asm volatile("" : "+r"(thread));
     #pragma unroll 1
     for (u32 above = 0; above < rows && (rows % threads == 0 || above + thread < rows); above += pair * threads) {
@@ -310,26 +337,19 @@ template <int rows, int used, int threads> DEVICE void settle_rows(u32 tile, u32
         Shift shift[pair];
         #pragma unroll
         for (int i = 0; i < pair; i++) {
-            const u32 r = above + i * threads + thread, by = odd.by + odd.by / ODD_STEP * r;
+            const u32 r = above + i * threads + thread, by = rows_by + (rows_by >> 3) * r;
             at[i] = (tile + r * 128) ^ (r % 8 << 4);
             shift[i] = {(by & 4) != 0, (by & 2) != 0, (by & 1) * 16, {0, 0}, 0, 0};
-            if (wraps) {
-                uint4 w = get_piece(at[i]);
-                if (full) {  // what it keeps stands before the row's first element
-                    const u32 last = odd.last >> 16 * (above / threads + i);
-                    w = make_uint4((by & 7) == 1 ? last : w.x, (by & 7) == 3 ? last : w.y, (by & 7) == 5 ? last : w.z, (by & 7) == 7 ? last : w.w);
-                }
-                shift[i].next(w);
-            }
-            v[i] = get_piece(next_piece<rows>(at[i], pieces - 1));
+            if (wraps) shift[i].next(get_piece(at[i]));
+            v[i] = get_piece(next_piece<rows>(at[i], there - 1));
         }
         #pragma unroll 1
-        for (int k = pieces - 1; k >= 0; k--) {
+        for (int k = there - 1; k >= 0; k--) {
             #pragma unroll
             for (int i = 0; i < pair; i++) {
                 uint4 w = shift[i].next(v[i]);
                 if (k) v[i] = get_piece(next_piece<rows>(at[i], k - 1));
-                if (may_wrap && more && k == there - 1) {  // behind the row's end came what lies before its beginning
+                if (wraps && k == there - 1) {  // behind the row's end came what lies before its beginning
                     if (more < 4) w.y &= 0xffff, w.z = 0;
                     if (more == 5) w.z &= 0xffff;
                     w.w = more < 7 ? 0 : w.w & 0xffff;
@@ -345,21 +365,21 @@ template <int rows, int used, int threads, class... Tiles> DEVICE void settle_od
     OddTile v[n] = {tiles...};
     #pragma unroll 1
     for (int t = 0; t < n; t++) {
-        if (v[0].odd.by) settle_rows<rows, used, threads>(v[0].tile, thread, v[0].odd);
+        if (v[0].by) settle_rows<rows, used, threads>(v[0].tile, thread, v[0].by);
         #pragma unroll
         for (int i = 1; i < n; i++) v[i - 1] = v[i];
     }
 }
 // `often`: the unit that is to be expected, 0: this is seldom done. `used`: of the tile's columns the tensor has; those
 // behind them are zero from the start. Returns what settle_odd needs.
-template <int rows, int columns, int used, int tiles, int threads, int often, class F> DEVICE Odd fetch_tile(u32 tile, int thread, F part_at) {
+template <int rows, int columns, int used, int tiles, int threads, int often, class F> DEVICE u32 fetch_tile(u32 tile, int thread, F part_at) {
     constexpr int bytes = (columns + 63) / 64 * (rows * 128), reach = (used + 7) / 8 * 8;
-    Odd odd = {};
+    u32 odd = 0;
     #pragma unroll 1
     for (int t = 0; t < tiles; t++, tile += bytes) {
         const auto p = part_at(t * rows);
-        if constexpr (often == 2 && (used % 64 != 0 || rows <= 2 * threads)) {
-            odd = {};
+        if constexpr (often == 2 && used % 64 != 0) {
+            odd = 0;
             if (p.dense()) odd = fetch_odd<rows, used, threads>(tile, thread, p);
             else fetch_slowly<rows, columns, threads>(tile, thread, p);
             if (tiles > 1) {
@@ -374,7 +394,7 @@ template <int rows, int columns, int used, int tiles, int threads, int often, cl
             fetch_slowly<rows, columns, threads>(tile, thread, p);
         }
     }
-    return tiles > 1 ? Odd{} : odd;
+    return tiles > 1 ? 0 : odd;
 }
 // The same for what is sent, where threads wait for what they load, and a turn more costs about as much as eight pieces.
 static DEVICE constexpr int lanes_sending(int wide, int threads, int rows) {
@@ -436,21 +456,24 @@ DEVICE uint4 shift_up(uint4 below, uint4 v, int by) {
     const auto one = [&](u32 low, u32 high) { return (u32)(((u64)high << 32 | low) << (by & 1) * 16 >> 32); };
     return make_uint4(one(below.w, v.x), one(v.x, v.y), one(v.y, v.z), one(v.z, v.w));
 }
-// An element of every `few`-th row from one on, of tiles that are all there: the ends of 16-byte pieces of memory.
-template <int rows, int few, class T> DEVICE void send_column(u32 tile, u32 row, u32 column, bool there, const Part<T> &p) {
-    constexpr int ahead = 4;
-    static_assert(few % 8 == 0 && rows % (ahead * few) == 0, "steps leave the swizzle as it is");
-    const u16 *from = (const u16 *)__cvta_shared_to_generic(piece_at<rows>(tile, row, column / 8)) + column % 8;
-    auto to = p.first + row * p.down + column;
-    #pragma unroll 1
-    for (int block = 0; block < rows * 64; block += ahead * few * 64) {
-        u16 some[ahead];
+// An element of every `few`-th row from one on, of tiles that are all there: the ends of 16-byte pieces of memory. Loads come
+// before the stores of whole pieces, so that nothing waits for them.
+template <int rows, int few> struct Column {
+    u32 row, column;
+    u16 v[rows / few];
+
+    DEVICE Column(u32 tile, u32 r, u32 c) : row(r), column(c) {
+        static_assert(few % 8 == 0 && rows % few == 0, "steps leave the swizzle as it is");
+        const u16 *from = (const u16 *)__cvta_shared_to_generic(piece_at<rows>(tile, row, column / 8)) + column % 8;
         #pragma unroll
-        for (int i = 0; i < ahead; i++) some[i] = from[block + i * few * 64];
-        #pragma unroll
-        for (int i = 0; i < ahead; i++, to += few * p.down) store_if(there, to, some[i]);
+        for (int i = 0; i < rows / few; i++) v[i] = from[i * few * 64];
     }
-}
+    template <class T> DEVICE void send(bool there, const Part<T> &p) const {
+        auto to = p.first + row * p.down + column;
+        #pragma unroll
+        for (int i = 0; i < rows / few; i++, to += few * p.down) store_if(there, to, v[i]);
+    }
+};
 // Rows of an odd number of elements: pieces as they lie in memory, put together of two each.
 template <int used> DEVICE constexpr int odd_beside() {  // whole ones in a row, at most, rounded up
     int n = 1;
@@ -458,31 +481,33 @@ template <int used> DEVICE constexpr int odd_beside() {  // whole ones in a row,
     return n;
 }
 template <int rows, int used, int threads, class T> DEVICE void send_odd(u32 tile, u32 thread, const Part<T> &p) {
-    constexpr int beside = odd_beside<used>(), pass = threads / beside;
+    constexpr int beside = odd_beside<used>(), pass = threads / beside, turns = rows / pass;
     static_assert(pass % 8 == 0 && rows % pass == 0, "a thread's rows begin alike");
     const int columns = maximum(minimum(p.right, used), 0);
-    {
-        const int k = thread % beside, row = thread / beside;
+    asm volatile("" : "+r"(thread));  // what follows from it is not kept through the role's loop
+    const int end = thread % 8, row = thread / 8, before = (int)((u64)(p.first + row * p.down) >> 1 & 7);
+    const int front = minimum(-before & 7, columns), ends = minimum(front + (columns + before & 7), columns);
+    Column<rows, threads / 8> first(tile, row, end < front ? end : end < ends ? columns - ends + end : 0);
+    if (columns >= 8) {
+        const int k = thread % beside, row = thread / beside;  // and not as above
         auto to = p.first + row * p.down;
         const int before = (int)((u64)to >> 1 & 7);
         const bool whole = 8 * k >= before && 8 * k + 8 <= columns + before;
         const u32 from = piece_at<rows>(tile, row, k), below = piece_at<rows>(tile, row, maximum(k - 1, 0));
+        uint4 v[turns], b[turns];
+        #pragma unroll
+        for (int i = 0; i < turns; i++) v[i] = get_piece(from + i * pass * 128), b[i] = get_piece(below + i * pass * 128);
         to += 8 * k - before;
-        if (columns >= 8)
-            #pragma unroll
-            for (int block = 0; block < rows * 128; block += pass * 128, to += pass * p.down)
-                store_if(whole, to, shift_up(get_piece(below + block), get_piece(from + block), before));
+        #pragma unroll
+        for (int i = 0; i < turns; i++, to += pass * p.down) store_if(whole, to, shift_up(b[i], v[i], before));
     }
-    constexpr int ends = 16;
-    const int end = thread % ends, row = thread / ends, before = (int)((u64)(p.first + row * p.down) >> 1 & 7);
-    const int front = minimum(8 - before & 7, columns), back = columns + before & 7;
-    const int at = end < 8 ? end : columns - back + end - 8;
-    const bool there = end < 8 ? end < front : end - 8 < back && at >= front;
-    send_column<rows, threads / ends>(tile, row, there ? at : 0, there, p);
+    first.send(end < ends, p);
+    #pragma unroll 1
+    for (int e = end + 8; e < ends; e += 8) Column<rows, threads / 8>(tile, row, e < front ? e : columns - ends + e).send(true, p);
 }
 template <int rows, int columns, int used, int tiles, int threads, bool own, int often, class F> DEVICE void send_tile(u32 tile, int thread, F part_at) {
     constexpr int best = often ? often : 16, few = threads / odd_beside<used>();
-    constexpr bool odd = often == 2 && !own && used >= 24 && few % 8 == 0 && rows % few == 0;
+    constexpr bool odd = (often == 2 || often == 4) && !own && used >= 24 && few % 8 == 0 && rows % few == 0;
     #pragma unroll 1
     for (int t = 0; t < tiles; t++, tile += (columns + 63) / 64 * (rows * 128)) {
         const auto p = part_at(t * rows);
@@ -514,6 +539,10 @@ template <int rows, int columns, int threads, class F> DEVICE void send_shifted(
         }
         return;
     }
+    const u32 before = (left + 7) / 8 * 8, behind = right / 8 * 8, end = thread % ends, row = thread / ends;
+    const u32 at = end < 8 ? before - 8 + end : (behind > before ? behind : before) - 8 + end;
+    const bool there = at >= left && at < right;  // none before 0 is
+    const Column<rows, few> both(tile, row, there ? at : 0);
     {
         const u32 column = thread % wide * 8, row = thread / wide;
         const bool whole = column >= left && column + 8 <= right;
@@ -525,15 +554,10 @@ template <int rows, int columns, int threads, class F> DEVICE void send_shifted(
         #pragma unroll
         for (int i = 0; i < rows / pass; i++, to += pass * p.down) store_if(whole, to, some[i]);
     }
-    const u32 before = (left + 7) / 8 * 8, behind = right / 8 * 8, end = thread % ends, row = thread / ends;
-    const u32 at = end < 8 ? before - 8 + end : (behind > before ? behind : before) - 8 + end;
-    const bool there = at >= left && at < right;  // none before 0 is
-    send_column<rows, few>(tile, row, there ? at : 0, there, p);
+    both.send(there, p);
 }
 // The same where a tile's elements lie anyhow: at(row, column) is where, null: nowhere. Rows of all tiles that follow
 // each other are counted on.
-DEVICE u32 bits_of(const float *p) { return p ? __float_as_uint(*p) : 0; }
-template <class T> DEVICE u32 bits_of(T *p) { return p ? p->bits : 0; }
 template <int rows, int columns, int tiles, int threads, class F> DEVICE void fetch_elements(u32 tile, int thread, F at) {
     constexpr int bytes = (columns + 63) / 64 * (rows * 128), wide = columns / 2;
     #pragma unroll 1
@@ -635,6 +659,20 @@ template <bool transposed> DEVICE void load_two_matrices(u32 *w, u32 from) {
 }
 template <int rows, bool turned> DEVICE void load_fragment(u32 *w, u32 tile, int row, int piece) {
     load_matrices<turned>(w, matrices_at<rows, turned>(tile, row, piece));
+}
+// From rows as they lie in memory: the fragment's rows are the tile's columns. `row` and `column` are where this lane's
+// first element is; rows by eight begin alike.
+template <int columns> DEVICE const u16 *loose_at(u32 tile, u32 by, int row, int column) {
+    return (const u16 *)__cvta_shared_to_generic(tile + row * loose_row<columns>() + 2 * (column + (by + (by >> 3) * row & 7)));
+}
+template <int rows, int columns> DEVICE void load_loose(u32 *w, u32 tile, int row, int column) {
+    const u32 by = *(const u32 *)__cvta_shared_to_generic(tile + rows * loose_row<columns>());
+    const u16 *low = loose_at<columns>(tile, by, row, column), *high = loose_at<columns>(tile, by, row + 1, column);
+    #pragma unroll
+    for (int e = 0; e < 4; e++) {
+        const int at = e / 2 * 4 * loose_row<columns>() + e % 2 * 8;
+        w[e] = low[at] | (u32)high[at] << 16;
+    }
 }
 template <int rows, bool turned, int n> DEVICE void store_fragment(u32 tile, int row, int piece, const u32 (&w)[n]) {
 #if HOPPER

@@ -131,6 +131,8 @@ bool ssd_cuda_map(Cuda *c, const TOp *o, ArtMap *out, int dim_of[6]) {
     *out = (ArtMap){.take = o->tensor, .rank = o->nidx};
     if (!c->m->wgmma || o->nidx < 1 || o->nidx > ART_MAP_RANK) return false;
     if (dtype != val(c, v.base)->dtype || dtype == SSD_I32) return false;
+    if (ssd_cuda_is_loose(c, v.base) || (o->op == TOP_SEND && ssd_timed_ragged(c->p, o->tensor)))
+        return false;
     const int dims = along(c, o);
     for (int d = 0; d < o->nidx; d++) out->box[d] = d == 0 || d > dims;
     if (!dimensions(c, o, &v, dim_of)) return false;
@@ -140,6 +142,12 @@ bool ssd_cuda_map(Cuda *c, const TOp *o, ArtMap *out, int dim_of[6]) {
         if (o->when && ssd_cuda_ex_has(c, o->when, v.ax[i]) && !ssd_cuda_cut(c, o, v.ax[i]))
             return false;
     return sw128 ? panels(c, o, &v, dim_of, out) : whole(c, o, &v, dim_of, out);
+}
+
+bool ssd_cuda_in_bulk(Cuda *c, const TOp *o) {
+    ArtMap map;
+    int dim_of[6];
+    return ssd_cuda_map(c, o, &map, dim_of);
 }
 
 int ssd_cuda_map_number(Cuda *c, const ArtMap *m) {

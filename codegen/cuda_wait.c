@@ -84,6 +84,12 @@ const char *ssd_cuda_fragment_step(Cuda *c, const TOp *o, const char *e) {
     const char *at = turned ? ssd_arena_printf(c->a, "%s * 16, %swarp %% 4 * 2", step, piece)
                             : ssd_arena_printf(c->a, "%swarp %% 4 * 16, %s * 2", row, step);
     bool plain = !strcmp(e, "e");
+    if (ssd_cuda_is_loose(c, o->a))
+        return ssd_arena_printf(
+            c->a, "load_loose<%lld, %lld>(%s + 4*%s%s%s, %s, %s * 16 + col, %srow);",
+            (long long)size(c, w->ax[w->n - 2]), (long long)size(c, w->ax[w->n - 1]),
+            c->name[l->buf], plain ? "" : "(", e, plain ? "" : ")", ssd_cuda_tile(c, w, 0, 0), step,
+            row);
     return ssd_arena_printf(c->a, "load_fragment<%lld, %s>(%s + 4*%s%s%s, %s, %s);",
                             (long long)size(c, w->ax[w->n - 2]), turned ? "true" : "false",
                             c->name[l->buf], plain ? "" : "(", e, plain ? "" : ")",

@@ -49,7 +49,7 @@ static const TVal *val(const Order *o, Val v) { return &o->p->vals.v[v]; }
 static Val storage(const Order *o, Val v) {
     if (!v) return 0;
     const TVal *t = val(o, v);
-    if (t->lay.space == SP_SW128 || t->lay.space == SP_ROW) {
+    if (ssd_timed_in_slot(&t->lay)) {
         const TOp *ring = ssd_timed_slot_ring(o->p, o->k, ssd_timed_base(o->p, o->k, v));
         return ring ? ring->out : v;
     }

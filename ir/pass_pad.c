@@ -65,7 +65,8 @@ static int rows_of(const Pad *s, const TOp *o) {
     const TTensor *t = &s->p->tensors.v[o->tensor];
     if (v->naxes != 2 || t->role != T_IN || ssd_dtype_size((ssd_dtype)t->dtype) != 2) return -1;
     const Expr *last = ex(s, o->idx[o->nidx - 1]), *size = ex(s, t->dim[t->rank - 1]);
-    if (last->kind != EX_AXIS || size->kind != EX_NUM || !ssd_role_ragged(s->p, o)) return -1;
+    if (last->kind != EX_AXIS || size->kind != EX_NUM || !ssd_timed_ragged(s->p, o->tensor))
+        return -1;
     int rows = -1;
     for (int d = 0; d + 1 < o->nidx; d++) {
         i64 coef[256] = {0};

@@ -38,13 +38,6 @@ bool ssd_role_narrow(const Timer *t, const TOp *load) {
     return t->half && t->p->tensors.v[load->tensor].dtype == t->half;
 }
 
-bool ssd_role_ragged(const Prog *p, const TOp *load) {
-    const TTensor *t = &p->tensors.v[load->tensor];
-    const Expr *row = t->rank ? &p->exs.v[t->dim[t->rank - 1]] : NULL;
-    i64 whole = 16 / (i64)ssd_dtype_size((ssd_dtype)t->dtype);
-    return !row || row->kind != EX_NUM || (i64)row->num % whole;
-}
-
 Ex ssd_role_shift(Prog *p, const TOp *access) {
     const TTensor *t = &p->tensors.v[access->tensor];
     int dims = ssd_timed_along(p, access->tensor);
@@ -590,16 +583,11 @@ static bool analyse(Timer *t) {
     find_half(t);
     find_head(t);
     find_shift(t);
-    t->blocks = ssd_role_blocks(size(t, t->value), t->shift != 0);
+    t->blocks = ssd_role_blocks(size(t, t->value), false);
+    if (t->shift && ssd_role_blocks(size(t, t->value), true) > t->blocks)
+        t->shift = 0; // better that lanes copy values than a block more
     bool odd = t->blocks > 1 && ssd_role_straddles(t);
     if (t->even && !odd) return false; // the same again
-    int unshifted = ssd_role_blocks(size(t, t->value), false);
-    if (odd && t->even && unshifted % t->copies == 0) {
-        // better that lanes copy values than that a block has none
-        t->shift = 0;
-        t->blocks = unshifted;
-        odd = false;
-    }
     if (odd && (t->even || !t->head)) t->blocks += t->copies - t->blocks % t->copies;
     if (!t->head && t->copies > 1 && t->blocks == 1) t->copies = 1;
     outside(t);

@@ -68,8 +68,7 @@ bool ssd_role_takes(Unit *u, const TKernel *k, RoleValues *out);
 // Writes the kernel as roles and rings. False when a thing it needs does not fit together.
 bool ssd_role_build(Timer *t, TKernel *out);
 
-Val ssd_role_origin(const Timer *t, Val v);           // through renames
-bool ssd_role_ragged(const Prog *p, const TOp *load); // are its rows not of whole 16-byte pieces?
+Val ssd_role_origin(const Timer *t, Val v); // through renames
 enum { PIECE = 8 };   // 16-bit elements in 16 bytes, which bulk copies start and step by
 enum { VALUES = 64 }; // of a head that a block takes
 // Blocks that the values of a head take; where they are shifted, with those before its own.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Writes a kernel as roles and rings (ir/timed.h) after what pass_role.c found out about it. Every
 // role asks for the values it needs (role_value.c). So `heads` is written first, then `scores`,
-// `vec`, and the roles that load.
+// `vec`, and the roles that load (role_load.c).
 #include "role_build.h"
 
 static void ahead_ops(Role *r, bool own);
@@ -226,6 +226,7 @@ static void head_store(Role *r, TOp *d) {
     u8 ax[2] = {axis(b, row), axis(b, feature)};
     Val s = ssd_role_slot(b, b->stage, ssd_arena_printf(b->t->a, "%s_", x->name), b->t->half, ax, 2,
                           SP_SW128);
+    b->copies_out = ssd_timed_ragged(b->p, d->tensor);
     ssd_role_sync(r, TOP_ACQUIRE, b->stage);
     TOp *o = ssd_role_emit(r, TOP_INTO, 0);
     o->a = s;
@@ -549,7 +550,7 @@ static void ahead_ops(Role *r, bool own) {
     }
 }
 
-static void each_copy(Role *r, Role *inner) { // opens `each r in 0..copies`
+void ssd_role_each(Role *r, Role *inner) {
     Build *b = r->b;
     TOp *each = ssd_tile_for(&r->at, "r", num(b, 0), num(b, b->t->copies), false);
     each->op = TOP_EACH;
@@ -572,7 +573,7 @@ static void scores(Build *b) {
     ahead_ops(r, false);
     if (b->masks->copies > 1 && !b->bad) {
         Role inner;
-        each_copy(r, &inner);
+        ssd_role_each(r, &inner);
         ahead_ops(&inner, true);
         r->regs = inner.regs;
         r->nregs = inner.nregs;
@@ -582,265 +583,6 @@ static void scores(Build *b) {
     ssd_role_await(r);
     if (!b->bad) b->scores = ssd_role_close(r, "scores", 4, 1, 0);
     for (TOp *s = b->masks->body.first; s; s = s->next) s->a = 0;
-}
-
-// --- vec and the loads --------------------------------------------------------------------------
-
-// What is handed on, as vec computes it.
-static Ex number(Role *r, int i) {
-    Build *b = r->b;
-    Val v = b->exported[i].v;
-    if (v) return (v = ssd_role_get(r, v)) ? ssd_ex_val(b->p, v) : 0;
-    Ex e = ssd_role_tx(r, b->exported[i].e);
-    if (b->bad || b->exported[i].kind == NUMBER) return e;
-    u8 ax[1] = {b->t->j};
-    int words = (int)(size(b, b->t->j) / 32);
-    if (b->exported[i].kind == BLOCK_END) {
-        const Expr *x = ex(b, e);
-        Val of = x->kind == EX_VAL ? x->val : 0;
-        if (!of) {
-            of = ssd_role_tile(b, "c", SSD_F32, ax, 1, SP_LANE, ssd_role_regs(r, SSD_F32, words));
-            ssd_role_emit(r, TOP_MAP, of)->e = e;
-        }
-        Val end = ssd_role_tile(b, "ce", SSD_F32, ax, 1, SP_LANE, ssd_role_regs(r, SSD_F32, words));
-        TOp *o = ssd_role_emit(r, TOP_PICK, end);
-        Ex first =
-            fn(b, FN_MUL, fn(b, FN_FDIV, ssd_ex_axis(b->p, ax[0]), num(b, BLOCK)), num(b, BLOCK));
-        o->a = of;
-        o->ax[0] = ax[0];
-        o->e = fn(b, FN_ADD, first, num(b, BLOCK - 1));
-        b->exported[i].lane = end;
-        return ssd_ex_val(b->p, end);
-    }
-    Val end = 0; // BLOCK_WEIGHT; its block's end was asked for before it
-    for (int k = 0; k < i; k++)
-        if (b->exported[k].kind == BLOCK_END && b->exported[k].e == b->exported[i].e)
-            end = b->exported[k].lane;
-    Ex w = ssd_ex_fn(b->p, FN_EXP2, fn(b, FN_SUB, ssd_ex_val(b->p, end), e), 0, 0);
-    return b->exported[i].f ? fn(b, FN_MUL, w, ssd_role_tx(r, b->exported[i].f)) : w;
-}
-
-// Does a load, as blocks of values begin now, start at whole pieces?
-static bool starts_whole(const Build *b, const TOp *load) {
-    const Expr *last = load->nidx ? ex(b, load->idx[load->nidx - 1]) : NULL;
-    return b->t->shift && last && last->kind == EX_AXIS && last->axis == b->t->value &&
-           ssd_role_shift(b->p, load) == b->t->shift;
-}
-
-static void fetch(Role *r, Val slot_val, const TOp *load, bool own, u8 word) {
-    Build *b = r->b;
-    TOp *o = ssd_role_access(r, TOP_FETCH, load);
-    if (word) { // TMA starts at multiples of 16 bytes
-        Ex *last = &o->idx[o->nidx - 1];
-        *last = fn(b, FN_ADD, ssd_role_word_start(b, *last, word), ssd_ex_axis(b->p, word));
-    }
-    o->a = slot_val;
-    if (starts_whole(b, load)) o->flags |= TF_LOOSE;
-    if (own && !word) {
-        o->ax[0] = b->copy_axis;
-        o->e = r->rho;
-    }
-}
-
-// Bulk copies take rows of whole 16-byte pieces, in the order of the tensor; others are copied by
-// lanes. Two roles share that where the machine's own role for it is one warp.
-static bool by_lanes(const Build *b, const TOp *load) {
-    if (!ssd_role_narrow(b->t, load)) return false;
-    for (int d = 0; d < load->nidx; d++) {
-        i64 coef[256] = {0};
-        if (ssd_nest_affine(b->p, load->idx[d], coef) && coef[b->t->j] < 0) return true;
-    }
-    return ssd_role_ragged(b->p, load) && !starts_whole(b, load);
-}
-// Where the roles that load have other ragged rows to copy, the lanes of each copy's vec copy what
-// that copy of the heads has for itself.
-static bool busy(const Build *b) {
-    for (int i = 0; i < b->nfetched; i++) {
-        const Fetch *f = &b->fetched[i];
-        if (f->ring == b->numbers ? ssd_role_ragged(b->p, f->load)
-                                  : !f->own && by_lanes(b, f->load))
-            return true;
-    }
-    return false;
-}
-static bool by_vec(const Build *b, int i) {
-    const Fetch *f = &b->fetched[i];
-    return b->vecs > 1 && f->own && !f->word && f->ring == b->in && by_lanes(b, f->load) && busy(b);
-}
-
-// Where vec is one, as all blocks are of one head, and lanes have nothing else to copy, each copy
-// of the heads has a warp that copies what it has for itself: one text for all of them. With keys
-// of each head's own, whose bulk copies one warp would start beside the numbers', that is slower.
-static bool by_rows(const Build *b, int i) {
-    const Fetch *f = &b->fetched[i];
-    return b->rows && f->own && !f->word && f->ring == b->in && by_lanes(b, f->load);
-}
-static bool shared_by_heads(const Build *b, const TOp *load) {
-    for (int d = 0; d < load->nidx; d++)
-        if (ssd_nest_ex_reads(b->p, load->idx[d], b->t->head) &&
-            ssd_ex_divisor(b->p, load->idx[d], b->t->head) <= 1)
-            return false;
-    return true;
-}
-static bool has_rows(const Build *b) {
-    bool any = false;
-    if (!b->t->wgmma || b->t->copies == 1 || b->vecs != 1 || b->loaders > 1 || b->raw) return false;
-    for (int i = 0; i < b->nfetched; i++) {
-        const Fetch *f = &b->fetched[i];
-        if (f->ring != b->in) continue;
-        bool lanes = by_lanes(b, f->load);
-        if (f->own && !f->word)
-            any |= lanes;
-        else if (lanes || !shared_by_heads(b, f->load))
-            return false;
-    }
-    return any;
-}
-
-typedef struct Copied { // by lanes, into the main ring
-    bool vec;           // by vec, beside its numbers
-    bool odd;           // rows of an odd number of elements, which are to be shifted, too
-    bool blocks;        // of longer rows, by roles that load other tiles
-} Copied;
-static Copied copied(const Build *b) {
-    Copied c = {0};
-    for (int i = 0; i < b->nfetched; i++) {
-        const Fetch *f = &b->fetched[i];
-        const TTensor *t = &b->p->tensors.v[f->load->tensor];
-        if (f->ring != b->in || f->word || !by_lanes(b, f->load)) continue;
-        const Expr *row = ex(b, t->dim[t->rank - 1]);
-        bool vec = by_vec(b, i);
-        c.vec |= vec;
-        c.odd |= !vec && row->kind == EX_NUM && (i64)row->num % 2;
-        c.blocks |= !vec && !b->rows && f->own && b->t->wgmma && b->t->blocks > 1;
-    }
-    return c;
-}
-
-static void vec(Build *b) {
-    if (!b->nexported) return;
-    bool own = false;
-    for (int i = 0; i < b->nexported; i++) own |= b->exported[i].own;
-    Role *r = ssd_role_new(b, VEC);
-    int copies = own ? b->t->copies : 1;
-    Val rep = 0;
-    if (copies > 1) {
-        rep = ssd_prog_val(b->p, "r", SSD_IDX, NULL, 0);
-        r->rho = ssd_ex_val(b->p, rep);
-    }
-    ssd_role_open(r);
-    Ex e[EXPORTS];
-    for (int i = 0; i < b->nexported && !b->bad; i++) {
-        e[i] = number(r, i);
-        if (copies > 1 && !b->exported[i].own) b->bad = true; // two would write one slot
-    }
-    if (b->bad) return;
-    if (b->numbers) { // waited for at the top, left as soon as copied (`order`)
-        TOp *w = NEW(b->t->a, TOp);
-        *w = (TOp){.op = TOP_AWAIT, .a = b->numbers->out, .next = r->loop->body.first};
-        r->loop->body.first = w;
-        ssd_role_sync(r, TOP_RELEASE, b->numbers);
-    }
-    ssd_role_sync(r, TOP_ACQUIRE, ssd_role_main_ring(b));
-    for (int i = 0; i < b->nexported; i++) {
-        TOp *o = ssd_role_emit(r, TOP_INTO, 0);
-        o->a = b->exported[i].slot;
-        if (b->exported[i].own) {
-            o->ax[0] = b->copy_axis;
-            o->e = r->rho;
-        }
-        o->e2 = e[i];
-    }
-    if (b->t->wgmma) b->vecs = copies;
-    for (int i = 0; i < b->nfetched && !b->bad; i++)
-        if (by_vec(b, i)) fetch(r, b->fetched[i].slot, b->fetched[i].load, true, 0);
-    ssd_role_sync(r, TOP_PUBLISH, ssd_role_main_ring(b));
-    ssd_role_close(r, "vec", 1, copies, rep);
-}
-
-static int load_parts(const Build *b) {
-    for (int i = 0; i < b->nfetched && b->t->wgmma; i++) {
-        const TOp *ring = b->fetched[i].ring;
-        if ((ring == b->in || ring == b->raw) && !by_rows(b, i) && by_lanes(b, b->fetched[i].load))
-            return 2;
-    }
-    return 1;
-}
-
-// What a role of several that fill a ring fetches: its share of the tiles, and of those that each
-// copy of the heads has for itself one copy's.
-static bool each_own(const Build *b, int i) { return b->fetched[i].own && !b->fetched[i].word; }
-static bool by_copies(const Build *b, int i, int parts) {
-    return each_own(b, i) && b->t->copies == parts;
-}
-static bool takes(const Build *b, int i, const TOp *ring, int part, int parts) {
-    int rank = 0;
-    if (b->fetched[i].ring != ring || by_vec(b, i) || by_rows(b, i)) return false;
-    if (ring == b->numbers || by_copies(b, i, parts)) return true;
-    for (int k = 0; k < i; k++) rank += b->fetched[k].ring == ring && !by_copies(b, k, parts);
-    return rank % parts == part;
-}
-static bool fetches(const Build *b, const TOp *ring, int part, int parts) {
-    for (int i = 0; i < b->nfetched; i++)
-        if (takes(b, i, ring, part, parts)) return true;
-    return false;
-}
-
-// Tiles of one kind: those of each copy, or those of all of them; copied by lanes, or in bulk.
-static void fill_with(Role *r, const TOp *ring, int part, int parts, bool own, bool lanes) {
-    Build *b = r->b;
-    Role inner = *r;
-    bool any = false, shared = ring != b->numbers && parts > 1;
-    bool one = shared && b->t->copies == parts;
-    for (int i = 0; i < b->nfetched && !b->bad; i++) {
-        const TOp *load = b->fetched[i].load;
-        if (!takes(b, i, ring, part, parts) || each_own(b, i) != own) continue;
-        if ((shared && by_lanes(b, load)) != lanes) continue;
-        if (own && !any && one) inner.rho = num(b, part);
-        if (own && !any && !one) each_copy(r, &inner);
-        any = true;
-        fetch(own ? &inner : r, b->fetched[i].slot, load, own, b->fetched[i].word);
-    }
-    if (own && any) r->before = inner.before;
-    if (own && any && one) r->at = inner.at;
-}
-
-// What goes in bulk first: it is under way while the lanes copy.
-static void fill(Role *r, const TOp *ring, int part, int parts) {
-    ssd_role_sync(r, TOP_ACQUIRE, ring);
-    for (int lanes = 0; lanes < 2; lanes++)
-        for (int own = 0; own < 2; own++) fill_with(r, ring, part, parts, own, lanes);
-    ssd_role_sync(r, TOP_PUBLISH, ring);
-}
-
-// One role for rings that are filled in turn, and before the loop one that is filled once.
-static void loads(Build *b, const char *name, const TOp *once, const TOp *const ring[3], int warps,
-                  int part, int parts) {
-    bool any[3];
-    for (int i = 0; i < 3; i++) any[i] = ring[i] && fetches(b, ring[i], part, parts);
-    if (b->bad || !(once || any[0] || any[1] || any[2])) return;
-    Role *r = ssd_role_new(b, LOADS);
-    if (once) {
-        r->at = r->before;
-        fill(r, once, 0, 1);
-        r->before = r->at;
-    }
-    ssd_role_open(r);
-    for (int i = 0; i < 3; i++)
-        if (any[i]) fill(r, ring[i], part, parts);
-    if (!b->bad) ssd_role_close(r, name, warps, 1, 0);
-}
-
-static void rows(Build *b) {
-    Role *r = ssd_role_new(b, LOADS);
-    Val rep = ssd_prog_val(b->p, "r", SSD_IDX, NULL, 0);
-    r->rho = ssd_ex_val(b->p, rep);
-    ssd_role_open(r);
-    ssd_role_sync(r, TOP_ACQUIRE, b->in);
-    for (int i = 0; i < b->nfetched && !b->bad; i++)
-        if (by_rows(b, i)) fetch(r, b->fetched[i].slot, b->fetched[i].load, true, 0);
-    ssd_role_sync(r, TOP_PUBLISH, b->in);
-    if (!b->bad) ssd_role_close(r, "rows", 1, b->t->copies, rep);
 }
 
 // --- The kernel ---------------------------------------------------------------------------------
@@ -877,9 +619,8 @@ static bool share_registers(Build *b) {
     if (b->cook)
         cooking = (ssd_timed_need(b->p, b->out, b->cook, moved, true) + STEP - 1) / STEP * STEP;
     if (b->cook) cooking = MIN(MAX(cooking, COOKING), MOST);
-    Copied lanes = copied(b);
-    int few = lanes.vec || lanes.blocks ? COPYING : FEW, of_few = 0;         // warps
-    int ahead = !b->scores ? 0 : AHEAD - (lanes.blocks ? COPYING - FEW : 0); // it can spare them
+    Copied lanes = ssd_role_copied(b);
+    int few = lanes.vec ? COPYING : FEW, of_few = 0, ahead = b->scores ? AHEAD : 0; // of_few: warps
     for (const TOp *o = b->out->body.first; o; o = o->next)
         if (o->op == TOP_ROLE && o->warps < 4) of_few += o->warps * o->copies;
     int rest = each * groups - few * ((of_few + 3) / 4) - ahead - cooking;
@@ -900,25 +641,33 @@ static bool share_registers(Build *b) {
     return !moved || (b->heads->regs >= LEAST && each >= widest);
 }
 
-// Depths of the rings, from what is best down to what fits. `least` slots of the main one.
+// Depths of the rings, from what is best down to what fits. `least` slots of the main one. What
+// leaves is staged in two slots; where lanes copy it, in one rather than that `in` has but two.
+typedef struct Depths {
+    int in, numbers, masks, raw, cooked;
+} Depths;
+static bool fits(Build *b, const Depths *d, int out) {
+    int asked = b->t->u->schedule.stages;
+    b->in->depth = asked > 0 ? asked : d->in;
+    if (b->stage) b->stage->depth = out;
+    if (b->numbers) b->numbers->depth = d->numbers;
+    if (b->masks) b->masks->depth = d->masks;
+    if (b->raw) b->raw->depth = d->raw;
+    if (b->cooked) b->cooked->depth = d->cooked;
+    return ssd_timed_shared_bytes(b->p, b->out) + 1024 <= b->t->u->machine->l1;
+}
 static bool fit_memory(Build *b, int least) {
-    i64 room = b->t->u->machine->l1;
-    static const struct {
-        int in, numbers, masks, raw, cooked;
-    } steps[] = {{6, 8, 2, 4, 3}, {5, 8, 2, 4, 3}, {4, 8, 2, 4, 3}, {4, 8, 2, 3, 3},
-                 {3, 8, 2, 3, 2}, {3, 8, 2, 2, 2}, {3, 4, 2, 2, 2}, {2, 4, 2, 2, 2},
-                 {2, 4, 2, 1, 2}, {2, 4, 1, 1, 2}, {2, 2, 1, 1, 1}, {1, 4, 2, 1, 1},
-                 {1, 2, 1, 1, 1}};
-    for (u32 s = !b->masks ? 0 : b->cook ? 2 : 4; s < COUNTOF(steps); s++) {
-        int asked = b->t->u->schedule.stages;
-        if (steps[s].in < least) return false;
-        b->in->depth = asked > 0 ? asked : steps[s].in;
-        if (b->numbers) b->numbers->depth = steps[s].numbers;
-        if (b->masks) b->masks->depth = steps[s].masks;
-        if (b->raw) b->raw->depth = steps[s].raw;
-        if (b->cooked) b->cooked->depth = steps[s].cooked;
-        if (ssd_timed_shared_bytes(b->p, b->out) + 1024 <= room) return true;
-    }
+    static const Depths steps[] = {
+        {6, 8, 2, 4, 3}, {5, 8, 2, 4, 3}, {4, 8, 2, 4, 3}, {4, 8, 2, 3, 3}, {3, 8, 2, 3, 2},
+        {3, 8, 2, 2, 2}, {3, 4, 2, 2, 2}, {2, 4, 2, 2, 2}, {2, 4, 2, 1, 2}, {2, 4, 1, 1, 2},
+        {2, 2, 1, 1, 1}, {1, 4, 2, 1, 1}, {1, 2, 1, 1, 1}};
+    u32 first = !b->masks ? 0 : b->cook ? 2 : 4, few = first;
+    while (steps[few].in > 2) few++;
+    for (int out = 2; out > 0; out--)
+        for (u32 s = first; s < few && (out == 2 || b->copies_out); s++)
+            if (fits(b, &steps[s], out)) return true;
+    for (u32 s = few; s < COUNTOF(steps) && steps[s].in >= least; s++)
+        if (fits(b, &steps[s], 2)) return true;
     return false;
 }
 
@@ -936,7 +685,7 @@ static void sort(const Build *b, TBlock *list, Rank *rank) {
 }
 
 // Tiles of 1024-byte alignment first: no gaps.
-static int slot_rank(const Build *b, const TOp *o) { return val(b, o->out)->lay.space == SP_ROW; }
+static int slot_rank(const Build *b, const TOp *o) { return val(b, o->out)->lay.space != SP_SW128; }
 
 // Rings first. Where registers move between groups of 4 warps, roles of few warps share the first
 // group; elsewhere they come last, so that no warp is left idle.
@@ -963,18 +712,9 @@ static bool build(Timer *t, TKernel *out, int loaders, bool staged, int least) {
     heads(b); // heads and scores ask, the others answer
     if (!b->bad) scores(b);
     if (!b->bad) ssd_role_cook(b);
-    if (!b->bad) vec(b);
-    b->rows = !b->bad && has_rows(b);
-    int parts = load_parts(b);
-    if (t->wgmma && parts == 1 && loaders > 1) return false;
-    loads(b, "load", b->constants, (const TOp *const[]){b->rows ? b->numbers : NULL, b->raw, b->in},
-          loaders, 0, parts);
-    if (b->rows)
-        rows(b);
-    else
-        loads(b, "ahead", NULL,
-              (const TOp *const[]){b->numbers, parts > 1 ? b->raw : NULL, parts > 1 ? b->in : NULL},
-              parts > 1 ? loaders : 1, parts - 1, parts);
+    if (!b->bad) ssd_role_loosen(b);
+    if (!b->bad) ssd_role_vec(b);
+    if (!ssd_role_loads(b)) return false;
     if (b->bad) return false;
     sort(b, &out->body, op_rank);
     sort(b, &b->in->body, slot_rank);

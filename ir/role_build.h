@@ -45,10 +45,10 @@ typedef struct Build {
     int nexported;
     Fetch fetched[FETCHES];
     int nfetched;
-    int vecs;    // copies of vec that may copy tiles, 0: none
-    int loaders; // warps of a role that fills a ring
-    bool rows;   // a role copies what each copy of `heads` has for itself
-    bool bad;    // something did not fit
+    int vecs;        // copies of vec that may copy tiles, 0: none
+    int loaders;     // warps of a role that fills a ring
+    bool copies_out; // lanes copy what leaves through `stage`
+    bool bad;        // something did not fit
 } Build;
 
 typedef enum { HEADS, SCORES, VEC, LOADS, COOK } Kind;
@@ -94,6 +94,18 @@ TOp *ssd_role_sync(Role *r, TOpCode code, const TOp *ring);
 void ssd_role_await(Role *r);
 void ssd_role_release(Role *r);
 TOp *ssd_role_access(Role *r, TOpCode code, const TOp *d); // reads or writes as the T0 op d does
+
+void ssd_role_each(Role *r, Role *inner); // opens `each r in 0..copies`
+
+// role_load.c. Which tiles may lie as in memory: asked when those that read them are written.
+typedef struct Copied { // by lanes, into the main ring
+    bool vec;           // by vec, beside its numbers, and moved into place
+    bool odd;           // by others: rows of an odd number of elements
+} Copied;
+void ssd_role_loosen(Build *b);
+void ssd_role_vec(Build *b);
+bool ssd_role_loads(Build *b); // false: for want of what lanes copy, one warp a role would do
+Copied ssd_role_copied(const Build *b);
 
 // role_cook.c: the role; a value, in registers of it.
 void ssd_role_cook(Build *b);

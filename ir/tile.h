@@ -59,7 +59,7 @@ typedef struct Expr {
 } Expr;
 
 // --- Layout (T1). On CPUs a tile is a dense box in a scratch buffer. ----------------------------
-// T2 (timed.h): SP_SW128 and SP_ROW are tiles of a ring's slot, SP_ACC, SP_FRAG, SP_LANE
+// T2 (timed.h): SP_SW128, SP_LOOSE and SP_ROW are tiles of a ring's slot, SP_ACC, SP_FRAG, SP_LANE
 // and SP_COLS registers of a role's threads.
 typedef enum {
     SP_NONE,
@@ -68,6 +68,7 @@ typedef enum {
     SP_SHARED,
     SP_REG,
     SP_SW128,
+    SP_LOOSE,
     SP_ROW,
     SP_ACC,
     SP_FRAG,

@@ -209,8 +209,8 @@ typedef struct Type {
 } Type;
 
 static void layout(Parser *r, Lay *l) {
-    static const char *const space[] = {"",    "scalar", "mem",  "shared", "reg", "sw128",
-                                        "row", "acc",    "frag", "lane",   "cols"};
+    static const char *const space[] = {"",      "scalar", "mem", "shared", "reg",  "sw128",
+                                        "loose", "row",    "acc", "frag",   "lane", "cols"};
     for (u8 i = 1; i < COUNTOF(space) && !l->space; i++)
         if (take(r, space[i])) l->space = i;
     if (!l->space) fail(r, "expected a space");

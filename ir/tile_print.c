@@ -15,8 +15,8 @@ static const char *const op_text[TOP__COUNT] = {
 #define TOP(id, text, stratum, doc) [TOP_##id] = text,
 #include "tile_ops.def"
 };
-static const char *const space_text[] = {"",    "scalar", "mem",  "shared", "reg", "sw128",
-                                         "row", "acc",    "frag", "lane",   "cols"};
+static const char *const space_text[] = {"",      "scalar", "mem", "shared", "reg",  "sw128",
+                                         "loose", "row",    "acc", "frag",   "lane", "cols"};
 
 // --- Expressions --------------------------------------------------------------------------------
 enum { P_OR = 1, P_AND, P_NOT, P_CMP, P_SUM, P_MUL, P_UNARY, P_ATOM };

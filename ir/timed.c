@@ -20,9 +20,7 @@ static const TOp *definition(const TBlock *b, Val v) {
     return NULL;
 }
 
-static bool in_slot(const Prog *p, Val v) {
-    return p->vals.v[v].lay.space == SP_SW128 || p->vals.v[v].lay.space == SP_ROW;
-}
+static bool in_slot(const Prog *p, Val v) { return ssd_timed_in_slot(&p->vals.v[v].lay); }
 
 bool ssd_timed_is_view(const Prog *p, const TOp *o) {
     return o->op == TOP_RENAME || (o->op == TOP_AT && in_slot(p, o->a) && in_slot(p, o->out));
@@ -139,8 +137,6 @@ static bool add_role(const Use *u, Ring *out, Text *why) {
     if (u->publishes && !u->fetches && !u->fills)
         return refuse(u, why, "publishes, but puts nothing in");
     if (own && u->fetches) return refuse(u, why, "fetches what it hands to itself");
-    if (own && u->sends && u->ring->depth < 2)
-        return refuse(u, why, "sends what it hands to itself, which takes 2 slots");
     out->own |= own;
     if (u->publishes && !add_end(u, out->producer, &out->nproducers, why)) return false;
     return !u->releases || add_end(u, out->consumer, &out->nconsumers, why);
@@ -178,6 +174,13 @@ static i64 alignment(const Prog *p, Val tile) {
     return p->vals.v[tile].lay.space == SP_SW128 ? SW128_ALIGN : ROW_ALIGN;
 }
 
+bool ssd_timed_ragged(const Prog *p, u16 tensor) {
+    const TTensor *t = &p->tensors.v[tensor];
+    const Expr *row = t->rank ? &p->exs.v[t->dim[t->rank - 1]] : NULL;
+    i64 whole = 16 / (i64)ssd_dtype_size((ssd_dtype)t->dtype);
+    return !row || row->kind != EX_NUM || (i64)row->num % whole;
+}
+
 int ssd_timed_along(const Prog *p, u16 tensor) {
     const TTensor *t = &p->tensors.v[tensor];
     i64 bytes = (i64)ssd_dtype_size((ssd_dtype)t->dtype);
@@ -194,9 +197,12 @@ i64 ssd_timed_tile_bytes(const Prog *p, Val tile) {
     const TVal *t = &p->vals.v[tile];
     const Lay *l = &t->lay;
     i64 bytes = (i64)ssd_dtype_size((ssd_dtype)t->dtype);
-    for (int i = 0; i < l->naxes; i++) {
+    for (int i = l->naxes - 1; i >= 0; i--) {
         i64 n = p->axes.v[l->ax[i]].size;
-        bytes *= l->space == SP_SW128 && i == l->naxes - 1 ? round_up(n, PANEL) : n;
+        if (i == l->naxes - 1 && l->space == SP_SW128) n = round_up(n, PANEL);
+        if (i == l->naxes - 1 && l->space == SP_LOOSE) n += LOOSE_MORE;
+        bytes *= n;
+        if (i == l->naxes - 2 && l->space == SP_LOOSE) bytes += LOOSE_TAIL;
     }
     return round_up(bytes, alignment(p, tile));
 }

@@ -43,12 +43,15 @@
 // (`at e`: the role's copy variable or the variable of an `each` around it); a tile's name means
 // the copy that this role acquired or awaited last. A role with copies that uses a ring without
 // copies counts once a copy. The ring of a role with itself (into, no await) stages what leaves the
-// block by send, where its depth is 2 or more, or holds what the role's own products read.
+// block by send, or holds what the role's own products read.
 //
 // Spaces and layouts. Rows r, columns c of a 64 x n tile over 4 warps of a role; lane = 4*g + t:
 //     @sw128(.. r c)  shared, 16-bit elements. Columns in panels of 64: 128 bytes a row, the last
 //                     panel whole, 1024-aligned; 16-byte piece k of row r is piece k ^ (r & 7).
 //                     Axes before the last two: tile after tile. TMA, ldmatrix, stmatrix, wgmma.
+//     @loose(.. r c)  shared, 16-bit elements, rows as they lie in memory: each from the 16-byte
+//                     piece that it begins in, c + 8 elements long. Beside a row's columns, and in
+//                     those its tensor does not have, is anything. Filled by fetch alone.
 //     @row(..)        shared, dense, row-major
 //     @acc(r c)       f32 registers of a product: element 4*jb + 2*h + q of block m is row
 //                     64*m + 16*warp + g + 8*h, column 8*jb + 2*t + q
@@ -67,6 +70,7 @@
 // Which op reads what:
 //     load    tensor -> @acc, @lane, @cols, @scalar: element by element
 //     copy    @sw128(r c) -> @frag(r c) or @frag(c r) (ldmatrix, ldmatrix.trans);
+//             @loose(r c) -> @frag(c r), element by element;
 //             @acc(r c) -> @frag(r c); @row -> @lane
 //     map     over @acc, @frag or @lane: operands of the same rows and columns (an @acc and a @frag
 //             may meet), rank-1 @row tiles by row or by column, @cols by column, scalars, indices;
@@ -83,7 +87,8 @@
 //
 // A fetch that is `loose` starts at a multiple of 16 bytes, counted along its tensor's rows and
 // those dimensions that make them whole (ssd_timed_along); what its tile gets beside the ends of a
-// row, the last index out of range, may be anything: it must reach no sum and no tensor.
+// row, the last index out of range, may be anything: it must reach no sum and no tensor. So may
+// that in a @loose tile, wherever its fetch starts.
 //
 // A slot's tile with `run n` holds equal elements in aligned runs of n.
 //
@@ -104,10 +109,18 @@
 #include "tile.h"
 
 bool ssd_timed_kernel(const Prog *p, const TKernel *k); // is it written as roles?
+static inline bool ssd_timed_in_slot(const Lay *l) {
+    return l->space == SP_SW128 || l->space == SP_LOOSE || l->space == SP_ROW;
+}
 
+bool ssd_timed_ragged(const Prog *p, u16 tensor); // are its rows not of whole 16-byte pieces?
 // So many dimensions before a tensor's last one make rows of whole 16-byte pieces with it, where it
 // has none itself: bulk copies see them as one. 0: there are no such dimensions of a known size.
 int ssd_timed_along(const Prog *p, u16 tensor);
+
+// A @loose tile: elements of a row beyond its columns; bytes behind its rows, which tell where in
+// their first pieces they begin.
+enum { LOOSE_MORE = 8, LOOSE_TAIL = 16 };
 
 // What a ring's ends are, gathered from the roles that use it.
 enum { RING_ENDS = 8 };
@@ -148,7 +161,7 @@ bool ssd_timed_multiplies(const TBlock *b);                             // has i
 bool ssd_timed_may_wait(const Prog *p, const TKernel *k, const TOp *o); // is o such a load or copy?
 
 i64 ssd_timed_tile_bytes(
-    const Prog *p, Val tile); // of a slot's tile, its alignment included (sw128: 1024, row: 16)
+    const Prog *p, Val tile); // of a slot's tile, its alignment included (sw128: 1024, others: 16)
 i64 ssd_timed_slot_offset(const Prog *p, const TOp *ring, Val tile); // in its slot
 i64 ssd_timed_slot_bytes(const Prog *p, const TOp *ring); // multiple of 1024 when any tile is sw128
 i64 ssd_timed_shared_bytes(const Prog *p, const TKernel *k); // rings and their barriers

@@ -191,10 +191,7 @@ static Tile *tile_at(Timed *t, Val tile, bool fill) {
 }
 
 // --- Values -------------------------------------------------------------------------------------
-static bool in_slot(const Timed *t, Val v) {
-    u8 s = tv(t->m, v)->lay.space;
-    return s == SP_SW128 || s == SP_ROW;
-}
+static bool in_slot(const Timed *t, Val v) { return ssd_timed_in_slot(&tv(t->m, v)->lay); }
 static bool in_regs(const Timed *t, Val v) {
     u8 s = tv(t->m, v)->lay.space;
     return s == SP_ACC || s == SP_FRAG || s == SP_LANE || s == SP_COLS;
@@ -439,6 +436,7 @@ static i64 *elements(Timed *t, Step *s, i64 *out_n) {
     for (int i = 0; i < o->nidx; i++) ssd_run_uses(m, s->idx[i]);
     ssd_run_uses(m, s->when);
     if (o->flags & TF_LOOSE) check_start(m, s, pos);
+    bool loose = o->flags & TF_LOOSE || tv(m, o->a)->lay.space == SP_LOOSE;
     i64 *at = NEWN(&m->block, i64, n), *to = at;
     do {
         Row idx[8], on = {0};
@@ -446,7 +444,7 @@ static i64 *elements(Timed *t, Step *s, i64 *out_n) {
         if (s->when) on = ssd_run_eval(m, s->when, pos);
         for (i64 l = 0; l < lanes; l++) {
             i64 k = ssd_run_element(&m->tensor[o->tensor], idx, l);
-            if (k < 0) k = o->flags & TF_LOOSE && in_row(m, o, idx, l) ? BESIDE : NOWHERE;
+            if (k < 0) k = loose && in_row(m, o, idx, l) ? BESIDE : NOWHERE;
             *to++ = s->when && on.p[l * on.s] == 0 ? NOWHERE : k;
         }
     } while (ssd_run_next_row(size, s->nbox, pos));

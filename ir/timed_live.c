@@ -58,7 +58,7 @@ bool ssd_timed_may_wait(const Prog *p, const TKernel *k, const TOp *o) {
     u8 space = lay(p, o->out)->space;
     bool load = o->op == TOP_LOAD && space == SP_ACC &&
                 !ssd_nest_writes(p, &k->body, &p->tensors.v[o->tensor]),
-         copy = o->op == TOP_COPY && space == SP_FRAG && lay(p, o->a)->space == SP_SW128;
+         copy = o->op == TOP_COPY && space == SP_FRAG && ssd_timed_in_slot(lay(p, o->a));
     if (!load && !copy) return false;
     const TOp *ring = copy ? ssd_timed_slot_ring(p, k, ssd_timed_base(p, k, o->a)) : NULL;
     bool left = false;

@@ -56,9 +56,7 @@ static const char *name(const Check *c, Val v) { return ssd_tile_val_name(c->p, 
 static const TVal *tv(const Check *c, Val v) { return &c->p->vals.v[v]; }
 static i64 size(const Check *c, u8 x) { return c->p->axes.v[x].size; }
 static u8 space(const Check *c, Val v) { return tv(c, v)->lay.space; }
-static bool in_slot(const Check *c, Val v) {
-    return space(c, v) == SP_SW128 || space(c, v) == SP_ROW;
-}
+static bool in_slot(const Check *c, Val v) { return ssd_timed_in_slot(&tv(c, v)->lay); }
 static bool in_regs(const Check *c, Val v) {
     u8 s = space(c, v);
     return s == SP_ACC || s == SP_FRAG || s == SP_LANE || s == SP_COLS;
@@ -113,15 +111,16 @@ static void same_axes(Check *c, Val v) {
 static void slot_form(Check *c, Val v) {
     const TVal *t = tv(c, v);
     const Lay *l = &t->lay;
-    if (!in_slot(c, v)) fail(c, "a slot's tile is @sw128 or @row");
+    if (!in_slot(c, v)) fail(c, "a slot's tile is @sw128, @loose or @row");
     if (l->buf) fail(c, "a slot's tile lies in no registers");
     same_axes(c, v);
     if (!l->naxes) fail(c, "a slot's tile has axes");
     if (l->space == SP_ROW) return;
-    if (!half(t->dtype)) fail(c, "@sw128 takes elements of 16 bits");
-    if (l->naxes < 2) fail(c, "@sw128 has rows and columns");
-    if (size(c, l->ax[l->naxes - 2]) % 8) fail(c, "@sw128 takes rows by 8");
-    if (size(c, l->ax[l->naxes - 1]) % 8) fail(c, "@sw128 takes columns by 8");
+    const char *as = l->space == SP_LOOSE ? "@loose" : "@sw128";
+    if (!half(t->dtype)) fail(c, "%s takes elements of 16 bits", as);
+    if (l->naxes < 2) fail(c, "%s has rows and columns", as);
+    if (size(c, l->ax[l->naxes - 2]) % 8) fail(c, "%s takes rows by 8", as);
+    if (size(c, l->ax[l->naxes - 1]) % 8) fail(c, "%s takes columns by 8", as);
 }
 
 // A value that lies in registers of the role: enough of them, of its dtype.
@@ -227,14 +226,16 @@ static void copy_form(Check *c, const TOp *o) {
     const Lay *a = &tv(c, o->a)->lay, *l = &tv(c, o->out)->lay;
     value_form(c, o->out);
     bool straight = a->naxes == 2 && l->naxes == 2 && a->ax[0] == l->ax[0];
+    bool turned = a->naxes == 2 && l->naxes == 2 && a->ax[1] == l->ax[0];
     bool ok = l->space == SP_FRAG
-                  ? (a->space == SP_SW128 && a->naxes == 2) || (a->space == SP_ACC && straight)
+                  ? (a->space == SP_SW128 && a->naxes == 2) || (a->space == SP_LOOSE && turned) ||
+                        (a->space == SP_ACC && straight)
               : l->space == SP_LANE ? a->space == SP_ROW && a->naxes == 1
                                     : false;
     if (!ok)
         fail(c, "no copy goes from the layout of `%s` to that of `%s`", name(c, o->a),
              name(c, o->out));
-    if (a->space == SP_SW128 && tv(c, o->a)->dtype != tv(c, o->out)->dtype)
+    if (in_slot(c, o->a) && l->space == SP_FRAG && tv(c, o->a)->dtype != tv(c, o->out)->dtype)
         fail(c, "`%s` must have the dtype of `%s`", name(c, o->out), name(c, o->a));
 }
 
@@ -312,10 +313,13 @@ static void fill_form(Check *c, const TOp *o) { // fetch, into
     for (int i = 0; i < l->naxes; i++) {
         if (l->ax[i] != o->ax[0])
             left[n++] = l->ax[i];
-        else if (l->space == SP_SW128 && i >= l->naxes - 2)
+        else if (l->space != SP_ROW && i >= l->naxes - 2)
             fail(c, "a slice of `%s` at a row or a column", name(c, o->a));
     }
+    if (o->op == TOP_FETCH && l->space == SP_LOOSE && n != 2)
+        fail(c, "tiles of `%s` are @loose: one is fetched at a time", name(c, o->a));
     if (o->op == TOP_FETCH) return;
+    if (l->space == SP_LOOSE) fail(c, "`%s` is @loose: it is fetched", name(c, o->a));
     Reads in = {0};
     collect(c, o->e2, &in);
     if (o->hi) {
