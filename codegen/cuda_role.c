@@ -16,7 +16,7 @@
 // Rules it follows: every lane of a role arrives at a barrier; what threads wrote and an
 // asynchronous reader reads passes a proxy fence in every writing lane, or, where their copies land
 // later, in every lane that has seen them land; a ring between a role and itself needs no barrier
-// but the role's own.
+// but the role's own, unless the role sends from its one slot.
 #include "cuda_emit.h"
 
 static const TVal *val(const Cuda *c, Val v) { return &c->p->vals.v[v]; }
@@ -121,16 +121,11 @@ const TOp *ssd_cuda_definition(const Cuda *c, Val v) { return definition(&c->k->
 
 static void view_slot(Cuda *c, Val v, CudaView *out) {
     const Lay *l = &val(c, v)->lay;
-    i64 stride = l->space == SP_ROW ? 1 : 2;
+    i64 element = l->space == SP_ROW ? 1 : 2; // @row: a pointer's
     *out = (CudaView){.base = v, .n = l->naxes, .even = true};
-    for (int i = l->naxes - 1; i >= 0; i--) {
-        i64 n = ssd_cuda_size(c, l->ax[i]);
+    for (int i = 0; i < l->naxes; i++) {
         out->ax[i] = l->ax[i];
-        out->stride[i] = stride;
-        if (i == l->naxes - 1 && l->space == SP_SW128) n = (n + 63) / 64 * 64;
-        if (i == l->naxes - 1 && l->space == SP_LOOSE) n += LOOSE_MORE;
-        stride *= n;
-        if (i == l->naxes - 2 && l->space == SP_LOOSE) stride += LOOSE_TAIL;
+        out->stride[i] = ssd_timed_step(c->p, l, i, element);
     }
 }
 

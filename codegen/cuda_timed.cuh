@@ -474,7 +474,7 @@ template <int rows, int few> struct Column {
         for (int i = 0; i < rows / few; i++, to += few * p.down) store_if(there, to, v[i]);
     }
 };
-// Rows of an odd number of elements: pieces as they lie in memory, put together of two each.
+// Rows that begin anywhere: pieces as they lie in memory, put together of two each.
 template <int used> DEVICE constexpr int odd_beside() {  // whole ones in a row, at most, rounded up
     int n = 1;
     while (n < (used + 7) / 8) n *= 2;

@@ -75,7 +75,8 @@ static bool apart(const Graph *g, const Node *n, const SsdAxes *ax) {
     i64 keys = 1, values = 1, heads = ax->head ? g->axes.v[ax->head].size : 1;
     for (int d = 0; d < ax->nkey; d++) keys *= g->axes.v[ax->key[d]].size;
     for (int d = 0; d < ax->nvalue; d++) values *= g->axes.v[ax->value[d]].size;
-    bool whole = heads * values % PIECE == 0; // are all heads of a token together? Then they shift
+    bool whole =
+        heads * values % PIECE == 0; // are all heads of a token together? Then they may shift
     bool odd = keys % 2 || (values % 2 && !whole);
     return ax->head && ssd_role_blocks(values, whole) == 1 && !odd && own(g, n->arg[0], ax) &&
            own(g, n->arg[1], ax);

@@ -193,18 +193,22 @@ int ssd_timed_along(const Prog *p, u16 tensor) {
     return 0;
 }
 
-i64 ssd_timed_tile_bytes(const Prog *p, Val tile) {
-    const TVal *t = &p->vals.v[tile];
-    const Lay *l = &t->lay;
-    i64 bytes = (i64)ssd_dtype_size((ssd_dtype)t->dtype);
-    for (int i = l->naxes - 1; i >= 0; i--) {
+i64 ssd_timed_step(const Prog *p, const Lay *l, int axis, i64 element) {
+    i64 step = element;
+    for (int i = l->naxes - 1; i > axis; i--) {
         i64 n = p->axes.v[l->ax[i]].size;
         if (i == l->naxes - 1 && l->space == SP_SW128) n = round_up(n, PANEL);
         if (i == l->naxes - 1 && l->space == SP_LOOSE) n += LOOSE_MORE;
-        bytes *= n;
-        if (i == l->naxes - 2 && l->space == SP_LOOSE) bytes += LOOSE_TAIL;
+        step *= n;
+        if (i == l->naxes - 2 && l->space == SP_LOOSE) step += LOOSE_TAIL;
     }
-    return round_up(bytes, alignment(p, tile));
+    return step;
+}
+
+i64 ssd_timed_tile_bytes(const Prog *p, Val tile) {
+    const TVal *t = &p->vals.v[tile];
+    i64 element = (i64)ssd_dtype_size((ssd_dtype)t->dtype);
+    return round_up(ssd_timed_step(p, &t->lay, -1, element), alignment(p, tile));
 }
 
 i64 ssd_timed_slot_offset(const Prog *p, const TOp *ring, Val tile) {

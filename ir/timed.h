@@ -160,6 +160,9 @@ int ssd_timed_need(const Prog *p, const TKernel *k, const TOp *role, bool wgmma,
 bool ssd_timed_multiplies(const TBlock *b);                             // has it products?
 bool ssd_timed_may_wait(const Prog *p, const TKernel *k, const TOp *o); // is o such a load or copy?
 
+// How far elements of a slot's tile lie from each other along an axis, by position in its layout,
+// where one takes so much; -1: all of it. (@sw128: before its pieces change places.)
+i64 ssd_timed_step(const Prog *p, const Lay *l, int axis, i64 element);
 i64 ssd_timed_tile_bytes(
     const Prog *p, Val tile); // of a slot's tile, its alignment included (sw128: 1024, others: 16)
 i64 ssd_timed_slot_offset(const Prog *p, const TOp *ring, Val tile); // in its slot
